@@ -37,4 +37,4 @@ pub use topology::{
     Capacity, CapacityError, Cost, Hub, PlaceState, RepairRule, Route, Scope, Stamp, Tier, Topology,
     TopologyChange,
 };
-pub use view::{REPLIES_MAX, REQUEST_ID_AHEAD_MS_MAX, Seats, View};
+pub use view::{DEVICE_TWINS_MAX, REPLIES_MAX, REQUEST_ID_AHEAD_MS_MAX, Seats, View};

@@ -122,6 +122,10 @@ impl View for Model {
         self.devices.get(id).cloned()
     }
 
+    fn device_twins(&self, id: &DeviceId) -> usize {
+        self.devices.keys().filter(|device| device.as_str().eq_ignore_ascii_case(id.as_str())).count()
+    }
+
     fn registration(&self, scope: ScopeNo, id: &RegistrationId) -> Option<DeviceId> {
         if let Some(device) = self.registrations.get(&(scope, id.folded())) {
             return Some(device.clone());

@@ -297,6 +297,16 @@ pub enum Rejection {
         /// The device that has it.
         holder: String,
     },
+    /// Too many device IDs are equal up to letter case.
+    #[error(
+        "device `{device}` would be one of more than {max} devices whose IDs differ only in letter case; choose another ID"
+    )]
+    TooManyTwins {
+        /// The device.
+        device: String,
+        /// Most such devices.
+        max: u64,
+    },
     /// A device stands twice in a batch.
     #[error(
         "device `{device}` stands in the batch twice, first at index {first}; a batch names each device once"

@@ -12,6 +12,10 @@ pub const REPLIES_MAX: u64 = 262_144;
 /// once evicted, make every honest ID look expired.
 pub const REQUEST_ID_AHEAD_MS_MAX: u64 = 10_000;
 
+/// Most devices whose IDs are equal up to ASCII case. They share a page, whatever the key of the page hash, so
+/// their number must be bounded by a rule.
+pub const DEVICE_TWINS_MAX: usize = 32;
+
 /// Seats of a hub or stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Seats {
@@ -37,6 +41,9 @@ impl Seats {
 pub trait View {
     /// The mapping of a device.
     fn device(&self, id: &DeviceId) -> Option<Mapping>;
+
+    /// How many devices have an ID that equals `id` up to ASCII case, itself included.
+    fn device_twins(&self, id: &DeviceId) -> usize;
 
     /// The device registered as `id` in `scope`.
     fn registration(&self, scope: ScopeNo, id: &RegistrationId) -> Option<DeviceId>;

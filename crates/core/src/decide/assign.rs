@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::Decided;
 use crate::{
-    Assign, BATCH_DEVICES_MAX, Delta, DeviceId, Epoch, Evidence, Hub, HubName, HubNo, ItemRejection,
-    LabelSetNo, Labels, Mapping, ObjectKind, Outcome, PlaceState, Precondition, Registration, RegistrationId,
-    Rejection, Remove, Revision, ScopeNo, Seats, SoftLimit, StampNo, Status, Timestamp, View,
+    Assign, BATCH_DEVICES_MAX, DEVICE_TWINS_MAX, Delta, DeviceId, Epoch, Evidence, Hub, HubName, HubNo,
+    ItemRejection, LabelSetNo, Labels, Mapping, ObjectKind, Outcome, PlaceState, Precondition, Registration,
+    RegistrationId, Rejection, Remove, Revision, ScopeNo, Seats, SoftLimit, StampNo, Status, Timestamp, View,
 };
 
 /// Most label sets: numbers are 16 bits, and 0 is the empty set.
@@ -125,6 +125,9 @@ impl<'v, V: View> Plan<'v, V> {
     fn add(&mut self, assign: &Assign) -> Result<Change, Rejection> {
         let held = self.view.device(&assign.device);
         check_precondition(&assign.device, assign.precondition, held.as_ref())?;
+        if held.is_none() && self.view.device_twins(&assign.device) >= DEVICE_TWINS_MAX {
+            return Err(too_many_twins(&assign.device));
+        }
         let hub = match &assign.hub {
             Some(name) => Some(self.hub_no(name)?),
             None => held.as_ref().and_then(|m| m.hub),
@@ -449,11 +452,15 @@ fn settled(
     registrations
 }
 
-/// Devices that stand in the batch more than once.
+fn too_many_twins(device: &DeviceId) -> Rejection {
+    Rejection::TooManyTwins { device: device.to_string(), max: DEVICE_TWINS_MAX as u64 }
+}
+
+/// Devices that stand in the batch more than once, or as one of too many spellings of one ID.
 fn duplicates(batch: &[Assign]) -> Vec<ItemRejection> {
     // Sorting short hashes is several times cheaper than sorting texts; equal hashes are then compared as texts.
     let mut order: Vec<(u64, u32)> =
-        batch.iter().zip(0u32..).map(|(a, i)| (mix(a.device.as_str()), i)).collect();
+        batch.iter().zip(0u32..).map(|(a, i)| (folded_mix(a.device.as_str()), i)).collect();
     order.sort_unstable();
     let device = |at: u32| batch.get(at as usize).map(|a| &a.device);
     let mut found = Vec::new();
@@ -461,28 +468,29 @@ fn duplicates(batch: &[Assign]) -> Vec<ItemRejection> {
         let mut first: BTreeMap<&DeviceId, u32> = BTreeMap::new();
         for &(_, index) in group {
             let Some(id) = device(index) else { continue };
-            match first.get(id) {
+            let rejection = match first.get(id) {
+                Some(&first) => Rejection::DuplicateInBatch { device: id.to_string(), first },
+                None if first.len() >= DEVICE_TWINS_MAX => too_many_twins(id),
                 None => {
                     first.insert(id, index);
+                    continue;
                 }
-                Some(&first) => {
-                    let rejection = Rejection::DuplicateInBatch { device: id.to_string(), first };
-                    found.push(ItemRejection { index, rejection });
-                }
-            }
+            };
+            found.push(ItemRejection { index, rejection });
         }
     }
     found
 }
 
-/// A cheap unkeyed hash, only to bring equal IDs together; a collision costs a comparison.
-fn mix(text: &str) -> u64 {
+/// A cheap unkeyed hash without regard to ASCII case, only to bring equal IDs together.
+fn folded_mix(text: &str) -> u64 {
     let (words, rest) = text.as_bytes().as_chunks::<8>();
     let mut tail = [0u8; 8];
     tail[..rest.len()].copy_from_slice(rest);
     let mut hash = text.len() as u64;
-    for word in words.iter().chain([&tail]) {
-        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for mut word in words.iter().copied().chain([tail]) {
+        word.make_ascii_lowercase();
+        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
     hash ^ (hash >> 32)
 }
