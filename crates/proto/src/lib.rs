@@ -5,6 +5,8 @@
 //! map between refusals and gRPC statuses ([`error`]), the read token, and the fixed layouts of rows and commands
 //! ([`disk`]). Nothing here decides anything, stores anything or talks to anybody.
 
+pub mod disk;
+
 mod generated {
     #![allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
     include!(concat!(env!("OUT_DIR"), "/berth.rs"));
