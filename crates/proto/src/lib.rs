@@ -5,7 +5,10 @@
 //! map between refusals and gRPC statuses ([`error`]), the read token, and the fixed layouts of rows and commands
 //! ([`disk`]). Nothing here decides anything, stores anything or talks to anybody.
 
+pub mod convert;
 pub mod disk;
+pub mod error;
+pub mod token;
 
 mod generated {
     #![allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]

@@ -1,0 +1,101 @@
+//! Many device IDs in one bytes field: for each a byte of length, then its bytes.
+
+use bytes::Bytes;
+
+/// Why packed IDs cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PackedIdsError {
+    /// The field ends inside an ID.
+    #[error("ends inside ID {index}; each ID is one byte of length, then its bytes")]
+    Short {
+        /// Position of the ID, from 0.
+        index: usize,
+    },
+    /// An ID is empty, or is not UTF-8.
+    #[error("ID {index} is empty or not text; IDs have 1 to 128 bytes")]
+    Illegal {
+        /// Position of the ID, from 0.
+        index: usize,
+    },
+}
+
+/// Reads packed IDs one by one; stops after the first error.
+#[derive(Debug, Clone)]
+pub struct PackedIds<'a> {
+    rest: &'a [u8],
+    index: usize,
+}
+
+impl<'a> PackedIds<'a> {
+    /// The IDs packed in `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes, index: 0 }
+    }
+
+    /// How many IDs there are, as far as they can be read.
+    pub fn count_ids(&self) -> usize {
+        self.clone().take_while(Result::is_ok).count()
+    }
+}
+
+impl<'a> Iterator for PackedIds<'a> {
+    type Item = Result<&'a str, PackedIdsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (length, rest) = self.rest.split_first()?;
+        let index = self.index;
+        self.index += 1;
+        let Some((id, rest)) = rest.split_at_checked(usize::from(*length)) else {
+            self.rest = &[];
+            return Some(Err(PackedIdsError::Short { index }));
+        };
+        self.rest = rest;
+        match std::str::from_utf8(id) {
+            Ok(id) if !id.is_empty() => Some(Ok(id)),
+            _ => {
+                self.rest = &[];
+                Some(Err(PackedIdsError::Illegal { index }))
+            }
+        }
+    }
+}
+
+/// Packs IDs. An ID of more than 255 bytes, which no device has, is left out.
+pub fn pack_ids<S: AsRef<str>>(ids: impl IntoIterator<Item = S>) -> Bytes {
+    let mut out = Vec::new();
+    for id in ids {
+        let id = id.as_ref();
+        if let Ok(length) = u8::try_from(id.len()) {
+            out.push(length);
+            out.extend_from_slice(id.as_bytes());
+        }
+    }
+    Bytes::from(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn packed_ids_come_back(ids in proptest::collection::vec("[a-z0-9:-]{1,128}", 0..40)) {
+            let packed = pack_ids(&ids);
+            let read: Result<Vec<&str>, _> = PackedIds::new(&packed).collect();
+            prop_assert_eq!(PackedIds::new(&packed).count_ids(), ids.len());
+            prop_assert_eq!(read.unwrap(), ids);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(PackedIds::new(&bytes).count() <= bytes.len());
+        }
+    }
+
+    #[test]
+    fn errors_name_the_id() {
+        assert_eq!(PackedIds::new(b"\x01a\x05b").last(), Some(Err(PackedIdsError::Short { index: 1 })));
+        assert_eq!(PackedIds::new(b"\x01a\x00\x01b").last(), Some(Err(PackedIdsError::Illegal { index: 1 })));
+    }
+}
