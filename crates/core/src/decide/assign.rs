@@ -26,7 +26,7 @@ pub(super) fn batch(view: &impl View, batch: &[Assign], revision: Revision, now:
     if batch.is_empty() || batch.len() > BATCH_DEVICES_MAX {
         return Err(Rejection::BatchSize { count: batch.len() as u64, max: BATCH_DEVICES_MAX as u64 });
     }
-    let mut items = duplicates(batch);
+    let mut items = duplicates(view, batch);
     let mut plan = Plan::new(view, revision, now);
     plan.devices.reserve(batch.len());
     let mut counts = [0u32; 4];
@@ -98,6 +98,8 @@ struct Plan<'v, V> {
     label_devices: BTreeMap<LabelSetNo, i64>,
     /// Sets that this command interns.
     new_sets: BTreeMap<Labels, LabelSetNo>,
+    /// Numbers free for them, fetched in doubling portions, since finding them may mean a walk over those in use.
+    free_sets: Vec<LabelSetNo>,
     /// Registrations that this command claims.
     claims: BTreeMap<(ScopeNo, String), DeviceId>,
     /// The hub of the item before, since most batches name few hubs.
@@ -116,6 +118,7 @@ impl<'v, V: View> Plan<'v, V> {
             scope_devices: BTreeMap::new(),
             label_devices: BTreeMap::new(),
             new_sets: BTreeMap::new(),
+            free_sets: Vec::new(),
             claims: BTreeMap::new(),
             last_hub: None,
         }
@@ -301,8 +304,11 @@ impl<'v, V: View> Plan<'v, V> {
         if let Some(no) = self.view.label_set_no(labels).or_else(|| self.new_sets.get(labels).copied()) {
             return Ok(no);
         }
-        let free = self.view.free_label_sets(self.new_sets.len() + 1);
-        match free.get(self.new_sets.len()) {
+        let at = self.new_sets.len();
+        if at >= self.free_sets.len() {
+            self.free_sets = self.view.free_label_sets((at + 1).next_power_of_two());
+        }
+        match self.free_sets.get(at) {
             Some(&no) => {
                 self.new_sets.insert(labels.clone(), no);
                 Ok(no)
@@ -339,7 +345,8 @@ impl<'v, V: View> Plan<'v, V> {
         delta.label_set_devices.retain(|(no, _)| *no != LabelSetNo::EMPTY);
         for (labels, no) in self.new_sets {
             // A set named only by items that were refused or taken back is not interned.
-            if delta.label_set_devices.iter().any(|(used, change)| *used == no && *change > 0) {
+            let used = delta.label_set_devices.binary_search_by_key(&no, |(used, _)| *used);
+            if used.is_ok() {
                 delta.label_sets.push((no, Some(labels)));
             }
         }
@@ -457,7 +464,7 @@ fn too_many_twins(device: &DeviceId) -> Rejection {
 }
 
 /// Devices that stand in the batch more than once, or as one of too many spellings of one ID.
-fn duplicates(batch: &[Assign]) -> Vec<ItemRejection> {
+fn duplicates(view: &impl View, batch: &[Assign]) -> Vec<ItemRejection> {
     // Sorting short hashes is several times cheaper than sorting texts; equal hashes are then compared as texts.
     let mut order: Vec<(u64, u32)> =
         batch.iter().zip(0u32..).map(|(a, i)| (folded_mix(a.device.as_str()), i)).collect();
@@ -466,17 +473,23 @@ fn duplicates(batch: &[Assign]) -> Vec<ItemRejection> {
     let mut found = Vec::new();
     for group in order.chunk_by(|a, b| a.0 == b.0).filter(|group| group.len() > 1) {
         let mut first: BTreeMap<&DeviceId, u32> = BTreeMap::new();
+        let mut twins: BTreeMap<String, usize> = BTreeMap::new();
         for &(_, index) in group {
             let Some(id) = device(index) else { continue };
-            let rejection = match first.get(id) {
-                Some(&first) => Rejection::DuplicateInBatch { device: id.to_string(), first },
-                None if first.len() >= DEVICE_TWINS_MAX => too_many_twins(id),
-                None => {
-                    first.insert(id, index);
-                    continue;
+            if let Some(&first) = first.get(id) {
+                let rejection = Rejection::DuplicateInBatch { device: id.to_string(), first };
+                found.push(ItemRejection { index, rejection });
+                continue;
+            }
+            first.insert(id, index);
+            if view.device(id).is_none() {
+                let folded = id.as_str().to_ascii_lowercase();
+                let count = twins.entry(folded).or_insert_with(|| view.device_twins(id));
+                *count += 1;
+                if *count > DEVICE_TWINS_MAX {
+                    found.push(ItemRejection { index, rejection: too_many_twins(id) });
                 }
-            };
-            found.push(ItemRejection { index, rejection });
+            }
         }
     }
     found

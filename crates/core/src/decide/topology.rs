@@ -32,6 +32,7 @@ pub(super) fn edit(view: &impl View, edit: &TopologyEdit, revision: Revision) ->
     if named > EDIT_OBJECTS_MAX {
         return Err(Rejection::BatchSize { count: named as u64, max: EDIT_OBJECTS_MAX as u64 });
     }
+    check_named_once(edit)?;
     let mut draft =
         Draft { view, topology: view.topology().clone(), revision, changes: Vec::new(), diff: Vec::new() };
     // Stamps before the hubs in them, hubs before the scopes linked to them.
@@ -46,7 +47,6 @@ pub(super) fn edit(view: &impl View, edit: &TopologyEdit, revision: Revision) ->
     }
     // The other way round, so that what uses a thing goes before the thing.
     deletes.sort_by(|a, b| b.1.cmp(&a.1));
-    deletes.dedup_by(|a, b| a.1 == b.1);
     for (expect, object) in &deletes {
         draft.delete(*expect, object)?;
     }
@@ -54,6 +54,23 @@ pub(super) fn edit(view: &impl View, edit: &TopologyEdit, revision: Revision) ->
     let over = draft.over();
     let Draft { changes, diff, .. } = draft;
     Ok((Outcome::TopologyEdited { revision, diff, over }, Delta { topology: changes, ..Delta::default() }))
+}
+
+/// Two patches of one object, or a patch and a deletion, would leave it to their order what is meant.
+fn check_named_once(edit: &TopologyEdit) -> Result<(), Rejection> {
+    let mut named = BTreeSet::new();
+    let patched = edit.patches.iter().map(|(_, patch)| patch.object());
+    for object in patched.chain(edit.deletes.iter().map(|(_, object)| object.clone())) {
+        if named.contains(&object) {
+            return Err(invalid(
+                kind_of(&object),
+                name_of(&object),
+                "is named twice; name each object once in an edit",
+            ));
+        }
+        named.insert(object);
+    }
+    Ok(())
 }
 
 /// The topology as edited so far.
@@ -275,7 +292,9 @@ impl<V: View> Draft<'_, V> {
     }
 
     fn unnamed(&self, edit: &TopologyEdit) -> Vec<ObjectRef> {
-        let named: BTreeSet<ObjectRef> = edit.patches.iter().map(|(_, patch)| patch.object()).collect();
+        let patched = edit.patches.iter().map(|(_, patch)| patch.object());
+        let named: BTreeSet<ObjectRef> =
+            patched.chain(edit.deletes.iter().map(|(_, object)| object.clone())).collect();
         let stamps = self.topology.stamps().map(|s| ObjectRef::Stamp(s.name.clone()));
         let hubs = self.topology.hubs().map(|h| ObjectRef::Hub(h.name.clone()));
         let scopes = self.topology.scopes().map(|s| ObjectRef::Scope(s.name.clone()));
