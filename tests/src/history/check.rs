@@ -1,6 +1,6 @@
 //! The check itself: floors by real time, then values device by device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::sources::{self, Revealed};
 use super::{Act, Device, Fate, Hub, Op, Seen, Summary, Violation};
@@ -57,11 +57,26 @@ pub(super) fn run(ops: &[Op]) -> Result<Summary, Vec<Violation>> {
             }
         }
     }
+    // Devices that a write of unknown outcome may have changed where nobody saw it, and above which place.
+    let mut loose: BTreeMap<Device, u64> = BTreeMap::new();
     let revealed = revealed(ops, &writes, &mut found);
     summary.revealed = revealed.len();
     match sources::assign(ops, &revealed, |ns| floors.at(ns)) {
         Err(revision) => found.push(Violation::TooManyEffects { revision }),
         Ok(chosen) => {
+            let settled: BTreeSet<usize> =
+                chosen.iter().filter(|(_, certain)| *certain).map(|(write, _)| *write).collect();
+            for (at, op) in ops.iter().enumerate() {
+                if let Act::Write { items, fate: Fate::Unknown } = &op.act
+                    && !settled.contains(&at)
+                {
+                    let floor = floors.at(op.invoked_ns);
+                    for (device, _) in items {
+                        let lowest = loose.entry(*device).or_insert(floor);
+                        *lowest = floor.min(*lowest);
+                    }
+                }
+            }
             for (change, (write, certain)) in revealed.iter().zip(chosen) {
                 let Act::Write { items, .. } = &ops[write].act else { continue };
                 for (device, hub) in items {
@@ -76,7 +91,7 @@ pub(super) fn run(ops: &[Op]) -> Result<Summary, Vec<Violation>> {
     for (device, facts) in &mut facts {
         // A write comes before a lookup at the same revision, which shows it.
         facts.sort_by_key(|(at, fact)| (*at, matches!(fact, Fact::Read(_))));
-        follow(*device, facts, &mut found);
+        follow(*device, facts, loose.get(device).copied().unwrap_or(u64::MAX), &mut found);
     }
     if found.is_empty() {
         return Ok(summary);
@@ -152,43 +167,60 @@ struct Known {
     hub: Hub,
     /// Revision of its last change.
     revision: u64,
+    /// Another revision that its last change may have, where an unseen change may have come between.
+    or_revision: Option<u64>,
     /// Its epoch, once a lookup told it or it follows from the one before.
     epoch: Option<u64>,
+    /// It cannot be lower than this.
+    epoch_min: u64,
 }
 
-/// Follows one device through its facts in order.
-fn follow(device: Device, facts: &[(u64, Fact)], found: &mut Vec<Violation>) {
+impl Known {
+    /// After a write to `hub` at `at`. `loose`: unseen changes may have come between.
+    fn after(before: Option<Self>, hub: Hub, at: u64, loose: bool) -> Self {
+        let new = |epoch, epoch_min| Self { hub, revision: at, or_revision: None, epoch, epoch_min };
+        match before {
+            // To the hub it is on already: nothing changes, not even the revision.
+            Some(now) if now.hub == hub && !loose => now,
+            Some(now) if now.hub == hub => Self { or_revision: Some(at), epoch: None, ..now },
+            Some(now) => new(now.epoch.filter(|_| !loose).map(|e| e + 1), now.epoch_min + 1),
+            // A created device starts at its revision.
+            None if loose => new(None, 1),
+            None => new(Some(at), at),
+        }
+    }
+}
+
+/// Follows one device through its facts in order. Above the place `loose` unseen changes may have come between.
+fn follow(device: Device, facts: &[(u64, Fact)], loose: u64, found: &mut Vec<Violation>) {
     let mut known: Option<Known> = None;
     for (at, fact) in facts {
-        match *fact {
-            Fact::Write(hub) => match known {
-                // To the hub it is on already: nothing changes, not even the revision.
-                Some(now) if now.hub == hub => {}
-                Some(now) => known = Some(Known { hub, revision: *at, epoch: now.epoch.map(|e| e + 1) }),
-                // A created device starts at its revision.
-                None => known = Some(Known { hub, revision: *at, epoch: Some(*at) }),
-            },
-            Fact::Read(seen) => {
-                let agrees = match (known, seen) {
-                    (None, None) => true,
-                    (Some(now), Some(seen)) => (now.hub, now.revision) == (seen.hub, seen.revision),
-                    _ => false,
-                };
-                if !agrees {
-                    let expected = known.map(|now| (now.revision, now.hub));
-                    found.push(Violation::Value { device, seen, at: *at, expected });
-                    continue;
-                }
-                let (Some(now), Some(seen)) = (&mut known, seen) else { continue };
-                match now.epoch {
-                    Some(epoch) if epoch != seen.epoch => found.push(Violation::Epoch {
-                        device,
-                        before: (now.revision, epoch),
-                        after: (seen.revision, seen.epoch),
-                    }),
-                    _ => now.epoch = Some(seen.epoch),
-                }
+        let seen = match *fact {
+            Fact::Write(hub) => {
+                known = Some(Known::after(known, hub, *at, *at > loose));
+                continue;
             }
+            Fact::Read(seen) => seen,
+        };
+        let agrees = match (&known, seen) {
+            (None, None) => true,
+            (Some(now), Some(seen)) => {
+                now.hub == seen.hub
+                    && (now.revision == seen.revision || now.or_revision == Some(seen.revision))
+            }
+            _ => false,
+        };
+        if !agrees {
+            let expected = known.map(|now| (now.revision, now.hub));
+            found.push(Violation::Value { device, seen, at: *at, expected });
+            continue;
         }
+        let (Some(now), Some(seen)) = (&mut known, seen) else { continue };
+        if now.epoch.is_some_and(|epoch| epoch != seen.epoch) || seen.epoch < now.epoch_min {
+            let before = (now.revision, now.epoch.unwrap_or(now.epoch_min));
+            found.push(Violation::Epoch { device, before, after: (seen.revision, seen.epoch) });
+        }
+        (now.revision, now.or_revision) = (seen.revision, None);
+        (now.epoch, now.epoch_min) = (Some(seen.epoch), now.epoch_min.max(seen.epoch));
     }
 }

@@ -192,6 +192,23 @@ fn writing_the_same_hub_again_changes_nothing() {
 }
 
 #[test]
+fn an_unseen_change_is_allowed_for() {
+    // The lost write took effect at 14 and was overwritten before anybody looked: two steps of the epoch.
+    let start = with(two_writes(), [lost(35, &[(1, 9)]), accepted((50, 60), &[(1, 7)], 16)]);
+    let ops = with(start.clone(), [read((70, 80), 20, &[(1, Some((7, 13, 16)))])]);
+    assert!(check(&ops).is_ok(), "{:?}", check(&ops));
+    // A write to the hub it was on changes it back.
+    let start = with(two_writes(), [lost(35, &[(1, 9)]), accepted((50, 60), &[(1, 8)], 16)]);
+    for seen in [(8, 13, 16), (8, 11, 12)] {
+        let ops = with(start.clone(), [read((70, 80), 20, &[(1, Some(seen))])]);
+        assert!(check(&ops).is_ok(), "{:?}", check(&ops));
+    }
+    // But no epoch goes back.
+    let ops = with(start, [read((70, 80), 20, &[(1, Some((8, 10, 16)))])]);
+    assert!(matches!(first(&ops), Violation::Epoch { .. }));
+}
+
+#[test]
 fn one_revision_is_not_acknowledged_twice() {
     let ops = vec![accepted((0, 10), &[(1, 7)], 10), accepted((0, 10), &[(2, 7)], 10)];
     assert!(matches!(first(&ops), Violation::RevisionTwice { revision: 10 }));
