@@ -16,6 +16,7 @@ mod generated {
 }
 
 pub use generated::berth::{internal, v1};
+pub use token::{ReadToken, SnapshotToken, TokenError};
 
 /// Every file of `proto/`, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/berth_descriptors.bin"));

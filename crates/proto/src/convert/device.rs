@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_core::{
     Assign, DeviceId, Epoch, EvidenceSource, HubName, Labels, Mapping, Origin, Precondition, Registration,
-    RegistrationId, ScopeName, View,
+    RegistrationId, ScopeName, Topology,
 };
 
 use super::kinds::{evidence_message, origin_message, status_from, status_message};
@@ -232,9 +232,13 @@ pub fn assignment_message(assign: &Assign) -> v1::DeviceAssignment {
     }
 }
 
-/// A mapping as a message, its numbers resolved to names in `view`.
-pub fn mapping_message(view: &impl View, device: &str, mapping: &Mapping) -> v1::Mapping {
-    let topology = view.topology();
+/// A mapping as a message, its numbers resolved to names in `topology`; `labels` are those of its label set.
+pub fn mapping_message(
+    topology: &Topology,
+    labels: Option<&Labels>,
+    device: &str,
+    mapping: &Mapping,
+) -> v1::Mapping {
     let hub = mapping.hub.and_then(|no| topology.hub(no));
     let stamp = hub.and_then(|hub| topology.stamp(hub.stamp));
     let scope = mapping.scope.and_then(|no| topology.scope(no));
@@ -247,7 +251,7 @@ pub fn mapping_message(view: &impl View, device: &str, mapping: &Mapping) -> v1:
         revision: mapping.revision.0,
         origin: origin_message(mapping.origin) as i32,
         evidence: Some(evidence_of(mapping)),
-        labels: view.label_set(mapping.labels).map(labels_message).unwrap_or_default(),
+        labels: labels.map(labels_message).unwrap_or_default(),
         scope: scope.map(|scope| scope.name.to_string()).unwrap_or_default(),
         registration_id: match &mapping.registration {
             Registration::None => String::new(),

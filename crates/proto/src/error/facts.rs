@@ -15,11 +15,27 @@ pub(super) const TEXT_BYTES_MAX: usize = 300;
 pub(super) struct Facts {
     values: BTreeMap<String, String>,
     prefix: String,
+    /// What stands for a text that another writer left out.
+    message: Option<String>,
 }
 
 impl Facts {
     pub(super) fn of(values: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self { values: values.into_iter().collect(), prefix: String::new() }
+        Self { values: values.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Lets `message` stand for texts that are missing.
+    pub(super) fn fall_back_to(&mut self, message: &str) {
+        self.message = Some(message.to_owned());
+    }
+
+    pub(super) fn set_missing(self, key: &str, value: Option<impl Display>) -> Self {
+        if self.has(key) { self } else { self.set_some(key, value) }
+    }
+
+    /// The text, or the message that stands for it.
+    pub(super) fn told(&self, key: &str) -> Option<String> {
+        self.text(key).or_else(|| self.message.clone())
     }
 
     /// The same facts, with another prefix for what is set and got from now on.

@@ -45,7 +45,10 @@ impl From<&Status> for ApiError {
         let foreign = || Self::Foreign { code: status.code(), message: status.message().to_owned() };
         let Ok(details) = status.check_error_details() else { return foreign() };
         let Some(info) = details.error_info().filter(|info| info.domain == ERROR_DOMAIN) else { return foreign() };
-        let facts = Facts::of(info.metadata.clone());
+        let mut facts = Facts::of(info.metadata.clone());
+        facts.fall_back_to(status.message());
+        let retry = details.retry_info().and_then(|retry| retry.retry_delay);
+        let facts = facts.set_missing("retry_after_ms", retry.map(|delay| delay.as_millis()));
         let violations = details.bad_request().map(|bad| bad.field_violations.as_slice()).unwrap_or_default();
         let violations = violations
             .iter()
@@ -224,6 +227,9 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
         })
     };
     Some(match reason {
+        ErrorReason::InvalidArgument if violations.is_empty() => {
+            ApiError::Invalid(vec![FieldViolation { field: "request".to_owned(), problem: facts.told("problem")? }])
+        }
         ErrorReason::InvalidArgument => ApiError::Invalid(violations),
         ErrorReason::BatchRefused => ApiError::BatchRefused {
             refused: facts.number("refused")?,
@@ -243,15 +249,15 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
             scopes: facts.text("scopes")?.split(',').map(ToOwned::to_owned).collect(),
         },
         ErrorReason::NodeUnknown => ApiError::NodeUnknown { node_id: facts.number("node_id")? },
-        ErrorReason::MembershipRefused => ApiError::MembershipRefused { problem: facts.text("problem")? },
+        ErrorReason::MembershipRefused => ApiError::MembershipRefused { problem: facts.told("problem")? },
         ErrorReason::NotLeader => ApiError::NotLeader { leader: read_leader(facts) },
-        ErrorReason::NoQuorum => ApiError::NoQuorum { cause: facts.text("cause")? },
+        ErrorReason::NoQuorum => ApiError::NoQuorum { cause: facts.told("cause")? },
         ErrorReason::ReplicaBehind => {
             ApiError::ReplicaBehind { asked: facts.text("asked")?, actual: facts.text("actual")? }
         }
-        ErrorReason::NotServing => ApiError::NotServing { state: facts.text("state")? },
+        ErrorReason::NotServing => ApiError::NotServing { state: facts.told("state")? },
         ErrorReason::Overloaded => ApiError::Overloaded {
-            what: facts.text("what")?,
+            what: facts.told("what")?,
             limit: facts.number("limit")?,
             retry_after: facts.millis("retry_after_ms")?,
         },
@@ -261,10 +267,10 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
         },
         ErrorReason::WriteOutcomeUnknown => ApiError::OutcomeUnknown {
             request_id: facts.text("request_id"),
-            cause: facts.text("cause")?,
+            cause: facts.told("cause")?,
             timed_out: code == Code::DeadlineExceeded,
         },
-        ErrorReason::DeadlineExceeded => ApiError::DeadlineExceeded { waiting_for: facts.text("waiting_for")? },
+        ErrorReason::DeadlineExceeded => ApiError::DeadlineExceeded { waiting_for: facts.told("waiting_for")? },
         ErrorReason::WrongCluster => {
             ApiError::WrongCluster { asked: facts.text("asked")?, actual: facts.text("actual")? }
         }

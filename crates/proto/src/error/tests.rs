@@ -232,3 +232,20 @@ fn details_of_strangers_are_not_taken_for_ours() {
     let garbage = Status::with_details(Code::Internal, "x", bytes::Bytes::from_static(&[0xff; 40]));
     assert!(matches!(ApiError::from(garbage), ApiError::Foreign { code: Code::Internal, .. }));
 }
+
+#[test]
+fn a_reason_of_ours_is_read_from_other_writers_too() {
+    let mut details = tonic_types::ErrorDetails::with_error_info(
+        "OVERLOADED",
+        ERROR_DOMAIN,
+        [(name("limit"), name("64"))],
+    );
+    details.set_retry_info(Some(Duration::from_millis(100)));
+    let status = Status::with_error_details(Code::ResourceExhausted, "class lookups is full", details);
+    let expected = ApiError::Overloaded {
+        what: name("class lookups is full"),
+        limit: 64,
+        retry_after: Duration::from_millis(100),
+    };
+    assert_eq!(ApiError::from(status), expected);
+}
