@@ -3,4 +3,6 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test tells its seed and its figures")]
 
 pub mod history;
+pub mod load;
+pub mod process;
 pub mod strategies;

@@ -1,0 +1,31 @@
+//! What the process tests share.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests; each uses its part"
+)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test tells its seed and its figures")]
+
+use std::ops::Range;
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+/// `berth`, as built with these tests.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_berth-under-test");
+
+/// The seed of this run: told by `BERTH_SEED`, or fresh. It is printed, so that a failure can be repeated.
+pub fn seed() -> u64 {
+    let told = std::env::var("BERTH_SEED").ok().and_then(|text| text.parse().ok());
+    let seed = told.unwrap_or_else(rand::random);
+    println!("seed {seed}");
+    seed
+}
+
+/// Lets a drawn number of milliseconds pass: the moment of a fault is what is tried, not a state to wait for.
+pub async fn moment(random: &mut StdRng, ms: Range<u64>) {
+    tokio::time::sleep(Duration::from_millis(random.random_range(ms))).await;
+}
