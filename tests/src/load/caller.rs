@@ -147,7 +147,14 @@ impl Caller {
         let consistency = Some(consistency);
         if let [one] = devices {
             let device = Some(v1::lookup_request::Device::DeviceId(device_id(*one)));
-            let answer = client.lookup(v1::LookupRequest { device, consistency }).await.ok()?.into_inner();
+            let answer = match client.lookup(v1::LookupRequest { device, consistency }).await {
+                Ok(answer) => answer.into_inner(),
+                Err(status) => match ApiError::from(&status) {
+                    // Every device of a load has a hub from the start, and is never removed.
+                    lost @ ApiError::NoHub { .. } => panic!("node {} has lost a device: {lost}", node + 1),
+                    _ => return None,
+                },
+            };
             let seen = match answer.result? {
                 v1::lookup_response::Result::Found(found) => {
                     Some(Seen { hub: hub_number(&found.hub)?, epoch: found.epoch, revision: found.revision })
