@@ -91,6 +91,18 @@ impl Contents {
         })
     }
 
+    /// The rows, to be read before they are published.
+    pub(crate) fn rows(&self) -> Root<()> {
+        Root {
+            version: READ_VERSION,
+            tables: self.tables.clone(),
+            digest: self.digest,
+            hash_key: self.hash_key,
+            row_hash: self.row_hash,
+            meta: (),
+        }
+    }
+
     pub(crate) fn into_root<M>(self, version: u64, meta: M) -> Root<M> {
         Root {
             version,

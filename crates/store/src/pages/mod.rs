@@ -47,8 +47,10 @@ mod writer;
 mod tests;
 
 pub use contents::Contents;
+pub(crate) use contents::READ_VERSION;
 pub use digest::row_digest;
 pub use layout::PageDamage;
+pub(crate) use root::page_digest;
 pub use root::{Candidates, PageRows, PageView, Root, Row};
 pub use working::Working;
 pub use writer::{Pages, Published};

@@ -1,7 +1,7 @@
 //! A root: one version of all tables, readable for as long as it is held.
 
 use super::address::page_of;
-use super::layout::{self, Places, RowPlace};
+use super::layout::{self, PageDamage, Places, RowPlace};
 use super::slot::{PageGuard, Spine};
 use super::{HashKey, RowHash, TableId, row_digest};
 use std::ops::Deref;
@@ -263,6 +263,12 @@ pub(crate) fn digest_of(table: TableId, bytes: &[u8]) -> u128 {
         digest = digest.wrapping_add(digest_at(table, bytes, place));
     }
     digest
+}
+
+/// Checks a page that comes from elsewhere: how many rows it has, and the digest of all of them.
+pub(crate) fn page_digest(table: TableId, bytes: &[u8]) -> Result<(u64, u128), PageDamage> {
+    layout::check(bytes)?;
+    Ok((layout::row_count(bytes) as u64, digest_of(table, bytes)))
 }
 
 /// The digest of the row at `place`.

@@ -1,0 +1,309 @@
+//! Checkpoints: what changed since the last one goes to sled, then a manifest makes it current.
+
+use super::keys::{Key, Kind};
+use super::manifest::{META_BYTES_MAX, Manifest};
+use super::snapshot::Disk;
+use super::staging::{Staging, remove_dir};
+use super::tree::{BATCH_OPS_MAX, PageTree};
+use super::{DiskError, seal};
+use crate::pages::{READ_VERSION, Root, TableId};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes of one batch: small enough that one batch does not hold up sled's own thread.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// A pages directory of this many times its live bytes, in percent, is rewritten into a fresh one.
+const REWRITE_PERCENT: u64 = 360;
+/// Pages directories below this size are never worth rewriting: sled's segments alone may fill it.
+const REWRITE_BYTES_MIN: u64 = 64 << 20;
+
+/// Writes checkpoints, one at a time. Blocking: it belongs on a thread of its own, see
+/// [`super::CheckpointWriter`].
+pub struct Checkpointer {
+    disk: Disk,
+    tree: Arc<PageTree>,
+    on_disk: OnDisk,
+    /// Pages that this publish or an earlier one wrote are on disk.
+    written_version: u64,
+    bytes_per_second: Option<u64>,
+    ended: bool,
+}
+
+/// A durable checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completed {
+    /// Its generation.
+    pub generation: u64,
+    /// The generation before, still whole; 0 if there is none. What is needed to go on from there must be kept.
+    pub previous: u64,
+    /// Pages written.
+    pub pages_written: u64,
+    /// Bytes of pages written.
+    pub bytes_written: u64,
+    /// Whether the whole directory was rewritten to shrink it.
+    pub rewritten: bool,
+}
+
+/// Which page versions and manifests a tree holds.
+#[derive(Default)]
+pub(crate) struct OnDisk {
+    /// For each page the version in force: its generation and its parts.
+    pages: [Vec<(u64, u16)>; TableId::COUNT],
+    /// Versions that a later one has replaced, with the generation that did.
+    superseded: Vec<(StoredPage, u64)>,
+    /// What a checkpoint that was never completed left. It must be gone before the next manifest.
+    pub(crate) junk: Vec<StoredPage>,
+    /// The manifests, oldest first.
+    pub(crate) manifests: Vec<StoredPage>,
+}
+
+/// A stored object: its parts are removed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoredPage {
+    kind: Kind,
+    pub(crate) generation: u64,
+    parts: u16,
+}
+
+impl StoredPage {
+    pub(crate) fn new(kind: Kind, generation: u64, parts: usize) -> Self {
+        Self { kind, generation, parts: parts.min(seal::PARTS_MAX) as u16 }
+    }
+
+    fn keys(self) -> impl Iterator<Item = Key> {
+        (0..self.parts).map(move |part| Key { kind: self.kind, generation: self.generation, part })
+    }
+}
+
+impl OnDisk {
+    /// Notes the version in force of a page; gives the one it replaces.
+    pub(crate) fn set(&mut self, stored: StoredPage) -> Option<StoredPage> {
+        let Kind::Page(table, page) = stored.kind else { return None };
+        let pages = &mut self.pages[table.index()];
+        if page as usize >= pages.len() {
+            pages.resize(page as usize + 1, (0, 0));
+        }
+        let (generation, parts) =
+            std::mem::replace(&mut pages[page as usize], (stored.generation, stored.parts));
+        (parts > 0).then_some(StoredPage { kind: stored.kind, generation, parts })
+    }
+
+    /// Notes that `stored` was replaced by a version of generation `by`.
+    pub(crate) fn supersede(&mut self, stored: StoredPage, by: u64) {
+        self.superseded.push((stored, by));
+    }
+
+    /// The newest generation that any stored object belongs to.
+    fn newest(&self) -> u64 {
+        self.junk.iter().chain(&self.manifests).map(|stored| stored.generation).max().unwrap_or(0)
+    }
+}
+
+impl Checkpointer {
+    pub(crate) fn new(disk: Disk, on_disk: OnDisk, bytes_per_second: Option<u64>) -> Self {
+        let tree = disk.tree();
+        Self { disk, tree, on_disk, written_version: READ_VERSION, bytes_per_second, ended: false }
+    }
+
+    /// The handle for figures and snapshots.
+    pub fn disk(&self) -> Disk {
+        self.disk.clone()
+    }
+
+    /// Makes `root` durable, with `meta` beside it. When this returns, both are synced and the generation before
+    /// is still whole.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskError::MetaTooLong`] changes nothing. After any other the process must end: see
+    /// [`DiskError::is_final`]; no further checkpoint is accepted.
+    pub fn checkpoint<M>(&mut self, root: &Root<M>, meta: &[u8]) -> Result<Completed, DiskError> {
+        if meta.len() > META_BYTES_MAX {
+            return Err(DiskError::MetaTooLong { bytes: meta.len() });
+        }
+        if self.ended {
+            return Err(DiskError::Ended { dir: self.tree.dir().to_path_buf() });
+        }
+        self.ended = true;
+        let started = Instant::now();
+        let mut completed = self.write(root, meta)?;
+        if self.is_bloated(root.live_bytes())? {
+            completed = self.rewrite(root, meta)?;
+        }
+        self.disk.note_checkpoint(&completed, self.tree.disk_bytes()?, root.live_bytes(), started.elapsed());
+        self.ended = false;
+        Ok(completed)
+    }
+
+    fn write<M>(&mut self, root: &Root<M>, meta: &[u8]) -> Result<Completed, DiskError> {
+        let manifest = Manifest::of(self.on_disk.newest() + 1, root, meta);
+        let generation = manifest.generation;
+        let mut writer = PacedWriter::new(&self.tree, self.bytes_per_second);
+        // A manifest of this generation must not find pages of a checkpoint that was never completed.
+        for stored in std::mem::take(&mut self.on_disk.junk) {
+            writer.remove(stored)?;
+        }
+        for (table, number) in pages_since(root, self.written_version) {
+            let Some(page) = root.rows_in_page(table, number) else { continue };
+            let stored = writer.put(Kind::Page(table, number), generation, page.bytes())?;
+            if let Some(replaced) = self.on_disk.set(stored) {
+                self.on_disk.supersede(replaced, generation);
+            }
+        }
+        writer.flush()?;
+        let (pages_written, bytes_written) = (writer.pages, writer.bytes);
+        self.tree.sync()?;
+        let stored = writer.put(Kind::Manifest, generation, &manifest.encode())?;
+        writer.flush()?;
+        self.tree.sync()?;
+        let previous = self.on_disk.manifests.last().map_or(0, |stored| stored.generation);
+        self.on_disk.manifests.push(stored);
+        self.written_version = root.version();
+        self.disk.put_in_force(Arc::clone(&self.tree), manifest);
+        self.remove_unneeded(previous)?;
+        Ok(Completed { generation, previous, pages_written, bytes_written, rewritten: false })
+    }
+
+    /// Removes what neither the last two generations nor a snapshot being sent needs.
+    fn remove_unneeded(&mut self, previous: u64) -> Result<(), DiskError> {
+        let mut needed = self.disk.pinned();
+        needed.push(previous);
+        needed.extend(self.on_disk.manifests.last().map(|stored| stored.generation));
+        let mut writer = PacedWriter::new(&self.tree, self.bytes_per_second);
+        let mut kept = Vec::new();
+        for (stored, by) in std::mem::take(&mut self.on_disk.superseded) {
+            if needed.iter().any(|&generation| stored.generation <= generation && generation < by) {
+                kept.push((stored, by));
+            } else {
+                writer.remove(stored)?;
+            }
+        }
+        self.on_disk.superseded = kept;
+        for stored in self.on_disk.manifests.extract_if(.., |stored| stored.generation < previous) {
+            writer.remove(stored)?;
+        }
+        writer.flush()
+    }
+
+    fn is_bloated(&self, live_bytes: u64) -> Result<bool, DiskError> {
+        let disk_bytes = self.tree.disk_bytes()?;
+        let bloated =
+            disk_bytes > REWRITE_BYTES_MIN && disk_bytes > live_bytes.saturating_mul(REWRITE_PERCENT) / 100;
+        // A snapshot being sent reads the old directory; the rewrite waits for a later checkpoint.
+        Ok(bloated && self.disk.pinned().is_empty())
+    }
+
+    /// Writes the whole root into a fresh directory and puts that in force, as an install does.
+    fn rewrite<M>(&mut self, root: &Root<M>, meta: &[u8]) -> Result<Completed, DiskError> {
+        let dir = self.disk.dir();
+        let mut staging = Staging::create(&dir, self.on_disk.newest())?;
+        let manifest = Manifest::of(staging.generation(), root, meta);
+        let mut on_disk = OnDisk::default();
+        let pages = pages_since(root, 0)
+            .filter_map(|(table, number)| root.rows_in_page(table, number).map(|page| (table, number, page)));
+        staging.put_pages(pages, &mut on_disk)?;
+        let completed = Completed {
+            generation: manifest.generation,
+            previous: 0,
+            pages_written: staging.pages_written(),
+            bytes_written: staging.bytes_written(),
+            rewritten: true,
+        };
+        let (tree, stored) = staging.seal(&manifest)?;
+        on_disk.manifests.push(stored);
+        let tree = Arc::new(tree);
+        dir.point_to(tree.dir())?;
+        let old = std::mem::replace(&mut self.tree, Arc::clone(&tree));
+        self.on_disk = on_disk;
+        self.disk.put_in_force(tree, manifest);
+        let old_dir = old.dir().to_path_buf();
+        drop(old);
+        remove_dir(&old_dir)?;
+        Ok(completed)
+    }
+}
+
+/// The pages that a publish after `version` wrote, in the order of their keys.
+fn pages_since<M>(root: &Root<M>, version: u64) -> impl Iterator<Item = (TableId, u32)> {
+    TableId::ALL
+        .into_iter()
+        .flat_map(move |table| (0..root.page_count(table)).map(move |page| (table, page)))
+        .filter(move |&(table, page)| {
+            root.rows_in_page(table, page).is_some_and(|page| page.version() > version)
+        })
+}
+
+/// Writes in bounded batches, no faster than it may.
+pub(crate) struct PacedWriter<'a> {
+    tree: &'a PageTree,
+    batch: sled::Batch,
+    batch_ops: usize,
+    batch_bytes: usize,
+    /// Objects and bytes written.
+    pub(crate) pages: u64,
+    pub(crate) bytes: u64,
+    bytes_per_second: Option<u64>,
+    started: Instant,
+}
+
+impl<'a> PacedWriter<'a> {
+    pub(crate) fn new(tree: &'a PageTree, bytes_per_second: Option<u64>) -> Self {
+        Self {
+            tree,
+            batch: sled::Batch::default(),
+            batch_ops: 0,
+            batch_bytes: 0,
+            pages: 0,
+            bytes: 0,
+            bytes_per_second,
+            started: Instant::now(),
+        }
+    }
+
+    pub(crate) fn put(
+        &mut self,
+        kind: Kind,
+        generation: u64,
+        object: &[u8],
+    ) -> Result<StoredPage, DiskError> {
+        let key = Key { kind, generation, part: 0 };
+        seal::seal(key, object, |key, value| {
+            self.batch.insert(&key.encode(), value);
+            self.batch_ops += 1;
+        });
+        self.batch_bytes += object.len();
+        self.pages += 1;
+        self.bytes += object.len() as u64;
+        self.flush_if_full()?;
+        Ok(StoredPage::new(kind, generation, seal::parts_of(object.len())))
+    }
+
+    pub(crate) fn remove(&mut self, stored: StoredPage) -> Result<(), DiskError> {
+        for key in stored.keys() {
+            self.batch.remove(&key.encode());
+            self.batch_ops += 1;
+        }
+        self.flush_if_full()
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), DiskError> {
+        if self.batch_ops == 0 {
+            return Ok(());
+        }
+        self.tree.apply(std::mem::take(&mut self.batch))?;
+        (self.batch_ops, self.batch_bytes) = (0, 0);
+        if let Some(rate) = self.bytes_per_second {
+            let due = Duration::from_millis(self.bytes.saturating_mul(1_000) / rate.max(1));
+            std::thread::sleep(due.saturating_sub(self.started.elapsed()));
+        }
+        Ok(())
+    }
+
+    fn flush_if_full(&mut self) -> Result<(), DiskError> {
+        if self.batch_ops >= BATCH_OPS_MAX || self.batch_bytes >= BATCH_BYTES_MAX {
+            self.flush()
+        } else {
+            Ok(())
+        }
+    }
+}
