@@ -73,6 +73,10 @@ impl RaftLogStorage<BerthConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let index = last.map_or(0, |last| last.index() + 1);
+        // Nothing lies behind: the log would look for the entry before, which may not be there.
+        if self.last().is_none_or(|end| end.index() < index) {
+            return Ok(());
+        }
         self.synced(|log| log.truncate(index).map(drop)).await
     }
 

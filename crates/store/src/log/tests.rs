@@ -127,7 +127,9 @@ fn a_log_cut_at_any_byte_of_its_last_record_opens_as_a_shorter_log() {
     let file = only_file(dir.path());
     let whole = std::fs::read(&file).unwrap();
     for cut in lens[5]..whole.len() as u64 {
-        std::fs::write(&file, &whole[..cut as usize]).unwrap();
+        // Opening a cut log continues it in another file, so each cut has a directory of its own.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(file.file_name().unwrap()), &whole[..cut as usize]).unwrap();
         let log = open(dir.path());
         assert_eq!(log.last(), Some(log_id(1, 4)), "cut at {cut} of {}", whole.len());
         assert_eq!(log.vote(), Some(Vote::new_committed(1, 1)));

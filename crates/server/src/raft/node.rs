@@ -1,0 +1,501 @@
+//! The life of Raft on a node: start, use, stop. Raft has threads of its own, so that requests, a slow
+//! disk or a long answer cannot starve heartbeats.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_store::log::LogStore;
+use berth_store::raft::{Applied, BerthConfig, BerthNode, LogId, Payload};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, ForwardReason, LinearizableReadError, RaftError};
+use openraft::raft::ReadPolicy;
+use openraft::{Instant as _, Raft, ServerState};
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Runtime};
+use uuid::Uuid;
+
+use super::bootstrap::{Place, PlaceError, Start, place};
+use super::dial::Dial;
+use super::grouper::{Committed, Grouper, Replicate, WriteError};
+use super::identity::{Refusal, SharedKeeper};
+use super::machine::{Clock, MachineView};
+use super::membership::{Applicant, Membership, MembershipError};
+use super::network::{Links, PeerNetwork};
+use super::peer_service::{Machine, PeerPort, Running, leader_of};
+use super::read_index::{Barrier, ReadError, ReadIndex, ReadPoint, Role};
+use super::steward::Steward;
+use super::timing::Timing;
+
+/// Threads of Raft: one for its own task, one for peers, grouping and applying.
+const THREADS: usize = 2;
+/// How long stopping waits for Raft's tasks to end before it leaves them.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a node is started with.
+pub struct RaftNodeOptions {
+    /// How the node comes to its cluster if its data directory is empty.
+    pub start: Start,
+    /// Its name, and where peers and clients reach it.
+    pub node: BerthNode,
+    /// The bound listener for peers.
+    pub listener: std::net::TcpListener,
+    /// The timers of elections.
+    pub timing: Timing,
+    /// How peers are dialled.
+    pub dial: Arc<dyn Dial>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Random, for a cluster that this node founds: its ID and its hash key.
+    pub seed: ClusterSeed,
+    /// Bytes of a snapshot sent to a peer in a second; unlimited if `None`.
+    pub snapshot_bytes_per_second: Option<u64>,
+}
+
+/// The random facts of a new cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterSeed {
+    /// The cluster's ID.
+    pub cluster_id: Uuid,
+    /// The key of the hash that spreads devices over pages.
+    pub hash_key: [u8; 16],
+}
+
+/// Why Raft did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RaftStartError {
+    /// The timers do not fit each other.
+    #[error("the election timers are unusable: {0}")]
+    Timing(#[from] openraft::ConfigError),
+    /// The threads or the listener could not be had.
+    #[error("cannot start Raft's threads or use the peer listener: {0}")]
+    Io(#[from] std::io::Error),
+    /// The node has no place in a cluster.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The log is gone while the identity is there.
+    #[error(
+        "this data directory belongs to node {0} of a cluster, but its Raft log is empty: what it acknowledged and \
+         voted is lost, so it must not vote again. Replace it: remove it from the cluster on a healthy node \
+         (`berth cluster remove {0}`), set its data directory aside, and start it with an empty one and `--join`"
+    )]
+    LogLost(u64),
+    /// openraft refused what it found.
+    #[error("Raft refuses to start from what is stored: {0}")]
+    Fatal(String),
+}
+
+/// Why a running node has to stop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// The cluster knows this node by another data directory.
+    #[error("the cluster refuses this data directory: {0}")]
+    Disowned(Refusal),
+    /// Raft failed: a disk error or a damaged entry.
+    #[error("Raft stopped: {0}")]
+    Failed(String),
+}
+
+/// Raft as a node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The node's ID.
+    pub id: u64,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Who leads, if known.
+    pub leader: Option<u64>,
+    /// The term of its vote.
+    pub term: u64,
+    /// The last entry in its log.
+    pub last_index: Option<u64>,
+    /// The last entry that it knows to be committed.
+    pub committed: Option<LogId>,
+    /// The last entry that it has applied.
+    pub applied: Option<LogId>,
+    /// The last entry in its snapshot.
+    pub snapshot: Option<LogId>,
+    /// The last entry that is gone from its log.
+    pub purged: Option<LogId>,
+    /// How long ago a quorum answered it, while it leads.
+    pub quorum_age: Option<Duration>,
+    /// Everybody in the cluster.
+    pub members: Vec<MemberStatus>,
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its ID.
+    pub id: u64,
+    /// Its name and addresses.
+    pub node: BerthNode,
+    /// Whether it votes.
+    pub voter: bool,
+    /// The last entry that the leader knows it to have; only the leader knows.
+    pub matched: Option<LogId>,
+}
+
+/// A node's running Raft.
+pub struct RaftNode<SM: Machine> {
+    id: u64,
+    raft: Raft<BerthConfig, SM>,
+    membership: Membership<SM>,
+    grouper: Grouper,
+    reads: ReadIndex,
+    keeper: SharedKeeper,
+    links: Arc<Links>,
+    /// `None` once the node has stopped.
+    runtime: Mutex<Option<Runtime>>,
+}
+
+impl<SM: Machine> RaftNode<SM> {
+    /// Starts Raft: finds the node's place in a cluster, which may take as long as its peers need to come
+    /// up, and then returns. Nobody need lead by then.
+    ///
+    /// # Errors
+    /// [`RaftStartError`].
+    pub async fn start(
+        options: RaftNodeOptions,
+        keeper: SharedKeeper,
+        log: LogStore,
+        machine: SM,
+        view: Arc<dyn MachineView>,
+    ) -> Result<Self, RaftStartError> {
+        let identity = keeper.identity();
+        if let (Some(id), Some(_), true) = (identity.node_id, identity.cluster, log.is_blank()) {
+            return Err(RaftStartError::LogLost(id));
+        }
+        let runtime = Threads(Some(
+            Builder::new_multi_thread().worker_threads(THREADS).thread_name("berth-raft").enable_all().build()?,
+        ));
+        let Some(threads) = runtime.0.as_ref() else { return Err(RaftStartError::Fatal("no threads".into())) };
+        let parts = threads
+            .spawn(assemble(options, Arc::clone(&keeper), log, machine, view))
+            .await
+            .map_err(|error| RaftStartError::Fatal(error.to_string()))??;
+        let Parts { id, raft, membership, grouper, reads, links } = parts;
+        Ok(Self { id, raft, membership, grouper, reads, keeper, links, runtime: Mutex::new(runtime.keep()) })
+    }
+
+    /// The node's ID.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Replicates one encoded command, together with others that come at the same time.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub async fn propose(&self, command: Bytes) -> Result<Committed, WriteError> {
+        self.grouper.propose(command).await
+    }
+
+    /// Commands accepted and not yet answered, and their bytes.
+    #[must_use]
+    pub fn in_flight(&self) -> (usize, usize) {
+        self.grouper.in_flight()
+    }
+
+    /// Waits until a linearizable read that starts now may be answered from this node's state.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn confirm_read(&self) -> Result<ReadPoint, ReadError> {
+        self.reads.confirm().await
+    }
+
+    /// The moment that this node's state is at least as new as; see [`ReadIndex::fresh_as_of`].
+    #[must_use]
+    pub fn fresh_as_of(&self) -> Option<Instant> {
+        self.reads.fresh_as_of()
+    }
+
+    /// Who leads, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<(u64, BerthNode)> {
+        leader_of(&self.raft)
+    }
+
+    /// Whether this node believes that it leads.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.raft.metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// Changes who belongs to the cluster.
+    #[must_use]
+    pub fn membership(&self) -> &Membership<SM> {
+        &self.membership
+    }
+
+    /// Asks the state machine for a checkpoint; the log is purged behind it. Returns when it was asked.
+    ///
+    /// # Errors
+    /// [`MembershipError::Stopped`] when Raft has stopped.
+    pub async fn checkpoint(&self) -> Result<(), MembershipError> {
+        self.raft.trigger().snapshot().await.map_err(|_| MembershipError::Stopped)
+    }
+
+    /// Raft as this node sees it now.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+        let leads = metrics.state == ServerState::Leader;
+        NodeStatus {
+            id: self.id,
+            leads,
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            last_index: metrics.last_log_index,
+            committed: metrics.local_committed,
+            applied: metrics.last_applied,
+            snapshot: metrics.snapshot,
+            purged: metrics.purged,
+            quorum_age: metrics.last_quorum_acked.as_ref().filter(|_| leads).map(|at| at.elapsed()),
+            members: membership
+                .nodes()
+                .map(|(id, node)| MemberStatus {
+                    id: *id,
+                    node: node.clone(),
+                    voter: voters.contains(id),
+                    matched: metrics.replication.as_ref().and_then(|all| all.get(id)).copied().flatten(),
+                })
+                .collect(),
+        }
+    }
+
+    /// Waits until this node has to stop by itself, and tells why.
+    pub async fn ended(&self) -> Ended {
+        let mut disowned = self.keeper.disowned();
+        let mut metrics = self.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return Ended::Failed(fatal.to_string());
+            }
+            tokio::select! {
+                changed = metrics.changed() => if changed.is_err() {
+                    return Ended::Failed("its task ended".to_owned());
+                },
+                refusal = disowned.wait_for(Option::is_some) => {
+                    if let Some(refusal) = refusal.ok().and_then(|refusal| refusal.clone()) {
+                        return Ended::Disowned(refusal);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Admits the node that waits at a peer address, started with `--join`, and answers its ID. Asking again
+    /// answers the same ID.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; [`MembershipError::Unusable`] where nobody answers there, or somebody of another cluster.
+    pub async fn invite(&self, peer_addr: &str) -> Result<u64, MembershipError> {
+        let unusable = |why: String| MembershipError::Unusable { what: "peer address", value: format!("{peer_addr} ({why})") };
+        let hello = self.links.hello(peer_addr).await.map_err(|status| unusable(status.message().to_owned()))?;
+        let theirs = super::identity::read_uuid(&hello.cluster);
+        if theirs.is_some() && theirs != self.keeper.identity().cluster {
+            return Err(unusable("that node belongs to another cluster".to_owned()));
+        }
+        let incarnation = super::identity::read_uuid(&hello.incarnation)
+            .ok_or_else(|| unusable("that node does not say who it is".to_owned()))?;
+        let node = BerthNode {
+            name: hello.name.clone(),
+            peer_addr: peer_addr.to_owned(),
+            client_addr: hello.client_addr.clone(),
+        };
+        self.membership.admit(Applicant { incarnation, node }).await.map(|(_, id)| id)
+    }
+
+    /// Hands the leadership to the voter that is furthest, and answers which one leads then.
+    ///
+    /// # Errors
+    /// [`MembershipError`]; [`MembershipError::NotLeader`] where this node does not lead.
+    pub async fn hand_over_to_any(&self) -> Result<u64, MembershipError> {
+        if !self.leads() {
+            return Err(MembershipError::NotLeader { leader: self.leader().map(|(_, node)| node) });
+        }
+        let heir = self.heir().ok_or(MembershipError::LastVoter(self.id))?;
+        self.membership.transfer(heir).await.map(|()| heir)
+    }
+
+    /// Hands the leadership over, if this node leads and anybody can take it.
+    pub async fn hand_over(&self) {
+        if let Some(heir) = self.heir() {
+            if let Err(error) = self.membership.transfer(heir).await {
+                tracing::warn!(%error, heir, "the leadership could not be handed over");
+            }
+        }
+    }
+
+    /// Stops: hands the leadership over first, if this node still leads.
+    pub async fn shutdown(&self) {
+        self.hand_over().await;
+        // Its own task may have ended already; then there is nothing to stop.
+        let _ = self.raft.shutdown().await;
+        self.stop_threads().await;
+    }
+
+    /// Stops at once, as a crash would: nobody is told.
+    pub async fn halt(&self) {
+        self.stop_threads().await;
+    }
+
+    /// The voter that is furthest, if this node leads and is not alone.
+    fn heir(&self) -> Option<u64> {
+        let status = self.status();
+        let others = status.members.iter().filter(|member| member.voter && member.id != self.id);
+        status.leads.then(|| others.max_by_key(|member| member.matched).map(|member| member.id))?
+    }
+
+    async fn stop_threads(&self) {
+        let runtime = self.runtime.lock().take();
+        if let Some(runtime) = runtime {
+            let stopping = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(STOP_TIMEOUT));
+            // The threads are gone or left; either way there is nothing more to do about them.
+            let _ = stopping.await;
+        }
+    }
+}
+
+impl<SM: Machine> Drop for RaftNode<SM> {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.lock().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Threads that end with their owner, also when starting fails half-way.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn keep(mut self) -> Option<Runtime> {
+        self.0.take()
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct Parts<SM: Machine> {
+    id: u64,
+    raft: Raft<BerthConfig, SM>,
+    membership: Membership<SM>,
+    grouper: Grouper,
+    reads: ReadIndex,
+    links: Arc<Links>,
+}
+
+/// Puts a node together on Raft's own threads.
+async fn assemble<SM: Machine>(
+    options: RaftNodeOptions,
+    keeper: SharedKeeper,
+    log: LogStore,
+    machine: SM,
+    view: Arc<dyn MachineView>,
+) -> Result<Parts<SM>, RaftStartError> {
+    let RaftNodeOptions { start, node, listener, timing, dial, clock, seed, snapshot_bytes_per_second } = options;
+    let config = timing.config()?;
+    let links =
+        Arc::new(Links::new(dial, Arc::clone(&keeper), Arc::clone(&view), snapshot_bytes_per_second));
+
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let port = Arc::new(PeerPort::new(Arc::clone(&links), node.clone()));
+    tokio::spawn(Arc::clone(&port).serve(listener));
+
+    let Place { node_id, found } =
+        place(&links, &start, &node, seed.cluster_id, || port.answer_hello()).await?;
+    let network = PeerNetwork(Arc::clone(&links));
+    let raft = Raft::new(node_id, config, network, log, machine)
+        .await
+        .map_err(|fatal| RaftStartError::Fatal(fatal.to_string()))?;
+    let membership = Membership::new(raft.clone(), Arc::clone(&view), Arc::clone(&clock));
+    port.run(Running { raft: raft.clone(), membership: membership.clone() });
+    if let Some(founders) = found {
+        raft.initialize(founders).await.map_err(|error| RaftStartError::Fatal(error.to_string()))?;
+    }
+    let steward = Steward {
+        raft: raft.clone(),
+        links: Arc::clone(&links),
+        membership: membership.clone(),
+        clock: Arc::clone(&clock),
+        own: node,
+        hash_key: seed.hash_key,
+    };
+    tokio::spawn(steward.run());
+    let grouper = Grouper::start(RaftReplicate { raft: raft.clone() }, clock, Arc::clone(&view));
+    let barrier = RaftBarrier { raft: raft.clone(), links: Arc::clone(&links), id: node_id };
+    let reads = ReadIndex::start(barrier, view.applied());
+    Ok(Parts { id: node_id, raft, membership, grouper, reads, links })
+}
+
+struct RaftReplicate<SM: Machine> {
+    raft: Raft<BerthConfig, SM>,
+}
+
+impl<SM: Machine> Replicate for RaftReplicate<SM> {
+    fn replicate(&self, payload: Payload) -> BoxFuture<'static, Result<(LogId, Applied), WriteError>> {
+        let raft = self.raft.clone();
+        Box::pin(async move {
+            let written = raft.client_write(payload).await.map_err(write_error)?;
+            Ok((written.log_id, written.data))
+        })
+    }
+}
+
+struct RaftBarrier<SM: Machine> {
+    raft: Raft<BerthConfig, SM>,
+    links: Arc<Links>,
+    id: u64,
+}
+
+impl<SM: Machine> Barrier for RaftBarrier<SM> {
+    async fn confirm(&self) -> Result<(LogId, Role), ReadError> {
+        let (id, leader) = leader_of(&self.raft).ok_or(ReadError::NoLeader)?;
+        if id == self.id {
+            let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(read_error)?;
+            return Ok((*linearizer.read_log_id().log_id(), Role::Leader));
+        }
+        match self.links.read_index(id, &leader).await {
+            Ok(log_id) => Ok((log_id, Role::Follower)),
+            Err(status) => Err(ReadError::LeaderUnreachable { leader, why: status.message().to_owned() }),
+        }
+    }
+}
+
+fn read_error(error: RaftError<BerthConfig, LinearizableReadError<BerthConfig>>) -> ReadError {
+    match error {
+        RaftError::Fatal(_) => ReadError::Stopped,
+        RaftError::APIError(LinearizableReadError::ForwardToLeader(_)) => ReadError::NoLeader,
+        RaftError::APIError(error) => ReadError::NoQuorum(error.to_string()),
+    }
+}
+
+/// openraft takes nothing when it answers with a forward. Everything else may have reached the log.
+fn write_error(error: RaftError<BerthConfig, ClientWriteError<BerthConfig>>) -> WriteError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {
+            ForwardReason::LeaseExpired => WriteError::NoQuorum,
+            ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
+                WriteError::NotLeader { leader: forward.leader_node }
+            }
+        },
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
+            WriteError::Unknown("the leadership changed after the write was taken".to_owned())
+        }
+        error => WriteError::Unknown(error.to_string()),
+    }
+}

@@ -1,0 +1,241 @@
+//! Linearizable reads: one confirmation by a quorum serves every read that was waiting for it.
+//!
+//! One task holds at most one barrier in flight. Reads that arrive meanwhile share the next. A barrier
+//! is a read position that a quorum confirmed after the reads arrived; whoever has applied up to it may
+//! answer them. The leader confirms it itself, another node asks the leader and then waits until its own
+//! state is there.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use berth_store::raft::{BerthNode, LogId};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Reads that may wait for a barrier. Further ones are told at once that the node is overloaded.
+pub const READ_WAITERS_MAX: usize = 16_384;
+/// How long a node that does not lead waits for its state to reach the read position.
+const APPLY_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// What a confirmed read may rely on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadPoint {
+    /// The position that a quorum confirmed; the node has applied it.
+    pub log_id: LogId,
+    /// When the confirmation was asked for, on this node's monotonic clock: the state is not older.
+    pub sent_at: Instant,
+    /// Whether this node led when it asked.
+    pub role: Role,
+}
+
+/// Whether the node led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It led.
+    Leader,
+    /// It followed, or learned.
+    Follower,
+}
+
+/// Why a read could not be confirmed. A read changes nothing, so each of these may simply be repeated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Nobody leads, as far as this node knows.
+    #[error("no leader is known: an election is under way, or a quorum of the cluster is away; try again shortly")]
+    NoLeader,
+    /// The leader did not hear from a quorum.
+    #[error("the leader could not reach a quorum: {0}; try again shortly")]
+    NoQuorum(String),
+    /// The leader could not be asked.
+    #[error("the leader {leader} could not be asked: {why}; try again shortly")]
+    LeaderUnreachable {
+        /// Who leads.
+        leader: BerthNode,
+        /// What happened.
+        why: String,
+    },
+    /// This node's state is behind.
+    #[error("this node has not applied the log up to index {wanted} in time; ask another node or try again")]
+    Behind {
+        /// The index that was confirmed.
+        wanted: u64,
+    },
+    /// Too many reads wait already.
+    #[error("{READ_WAITERS_MAX} reads already wait for a confirmation; try again later")]
+    Overloaded,
+    /// The node is stopping.
+    #[error("this node is stopping; ask another one")]
+    Stopped,
+}
+
+/// Asks for read positions: openraft on the leader, a call to the leader elsewhere.
+pub trait Barrier: Send + Sync + 'static {
+    /// A position confirmed by a quorum after this call began.
+    fn confirm(&self) -> impl Future<Output = Result<(LogId, Role), ReadError>> + Send;
+}
+
+type Waiter = oneshot::Sender<Result<ReadPoint, ReadError>>;
+
+/// Confirms reads. Clones share the barrier.
+#[derive(Clone)]
+pub struct ReadIndex {
+    waiters: mpsc::Sender<Waiter>,
+    fresh_as_of: Arc<Mutex<Option<Instant>>>,
+}
+
+impl ReadIndex {
+    /// Starts the task that holds the barrier, on the current runtime. It ends with the last clone.
+    pub fn start<B: Barrier>(barrier: B, applied: watch::Receiver<Option<LogId>>) -> Self {
+        let (waiters, queue) = mpsc::channel(READ_WAITERS_MAX);
+        let fresh_as_of = Arc::new(Mutex::new(None));
+        tokio::spawn(run(barrier, queue, applied, Arc::clone(&fresh_as_of)));
+        Self { waiters, fresh_as_of }
+    }
+
+    /// Waits until a read that starts now may be answered from this node's state.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn confirm(&self) -> Result<ReadPoint, ReadError> {
+        let (waiter, answer) = oneshot::channel();
+        self.waiters.try_send(waiter).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
+        })?;
+        answer.await.map_err(|_| ReadError::Stopped)?
+    }
+
+    /// The moment that this node's state is at least as new as: when the newest read position that it
+    /// has applied was asked for. `None` before the first.
+    #[must_use]
+    pub fn fresh_as_of(&self) -> Option<Instant> {
+        *self.fresh_as_of.lock()
+    }
+}
+
+async fn run<B: Barrier>(
+    barrier: B,
+    mut queue: mpsc::Receiver<Waiter>,
+    applied: watch::Receiver<Option<LogId>>,
+    fresh_as_of: Arc<Mutex<Option<Instant>>>,
+) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, READ_WAITERS_MAX).await > 0 {
+        let waiters = std::mem::take(&mut batch);
+        let sent_at = Instant::now();
+        match barrier.confirm().await {
+            Err(error) => answer(waiters, &Err(error)),
+            Ok((log_id, role)) => {
+                let point = ReadPoint { log_id, sent_at, role };
+                if *applied.borrow() >= Some(log_id) {
+                    settle(waiters, point, &fresh_as_of);
+                } else {
+                    // The next barrier does not wait for this one's state.
+                    let (applied, fresh_as_of) = (applied.clone(), Arc::clone(&fresh_as_of));
+                    tokio::spawn(async move {
+                        if reached(applied, log_id).await {
+                            settle(waiters, point, &fresh_as_of);
+                        } else {
+                            answer(waiters, &Err(ReadError::Behind { wanted: log_id.index() }));
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn settle(waiters: Vec<Waiter>, point: ReadPoint, fresh_as_of: &Mutex<Option<Instant>>) {
+    {
+        let mut fresh = fresh_as_of.lock();
+        *fresh = (*fresh).max(Some(point.sent_at));
+    }
+    answer(waiters, &Ok(point));
+}
+
+fn answer(waiters: Vec<Waiter>, result: &Result<ReadPoint, ReadError>) {
+    for waiter in waiters {
+        // A reader that has gone away needs no answer.
+        let _ = waiter.send(result.clone());
+    }
+}
+
+/// Whether the state reaches a position in time.
+pub async fn reached(mut applied: watch::Receiver<Option<LogId>>, wanted: LogId) -> bool {
+    let waiting = applied.wait_for(|applied| *applied >= Some(wanted));
+    matches!(tokio::time::timeout(APPLY_WAIT_MAX, waiting).await, Ok(Ok(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use berth_store::raft::log_id;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Confirms one barrier per permit, each at the next index.
+    #[derive(Clone)]
+    struct Gated {
+        permits: Arc<Semaphore>,
+        rounds: Arc<AtomicUsize>,
+    }
+
+    impl Barrier for Gated {
+        async fn confirm(&self) -> Result<(LogId, Role), ReadError> {
+            self.permits.acquire().await.unwrap().forget();
+            let round = self.rounds.fetch_add(1, Ordering::SeqCst);
+            Ok((log_id(1, round as u64), Role::Leader))
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_that_arrive_during_a_barrier_share_the_next() {
+        let gated = Gated { permits: Arc::new(Semaphore::new(0)), rounds: Arc::default() };
+        let applied = watch::Sender::new(Some(log_id(1, 100)));
+        let reads = ReadIndex::start(gated.clone(), applied.subscribe());
+        let first = tokio::spawn({
+            let reads = reads.clone();
+            async move { reads.confirm().await }
+        });
+        while gated.permits.available_permits() == 0 && reads.waiters.capacity() == READ_WAITERS_MAX {
+            tokio::task::yield_now().await;
+            if reads.waiters.capacity() < READ_WAITERS_MAX {
+                break;
+            }
+            if first.is_finished() {
+                break;
+            }
+            // The first read is taken by the task as soon as both have run.
+            gated.permits.add_permits(1);
+        }
+        let point = first.await.unwrap().unwrap();
+        assert_eq!(reads.fresh_as_of(), Some(point.sent_at));
+
+        let many: Vec<_> = (0..50)
+            .map(|_| {
+                let reads = reads.clone();
+                tokio::spawn(async move { reads.confirm().await })
+            })
+            .collect();
+        gated.permits.add_permits(60);
+        for read in many {
+            read.await.unwrap().unwrap();
+        }
+        let rounds = gated.rounds.load(Ordering::SeqCst);
+        assert!(rounds <= 10, "51 reads took {rounds} barriers");
+    }
+
+    #[tokio::test]
+    async fn a_state_that_does_not_come_is_said_to_be_behind() {
+        let gated = Gated { permits: Arc::new(Semaphore::new(9)), rounds: Arc::new(AtomicUsize::new(7)) };
+        let applied = watch::Sender::new(Some(log_id(1, 3)));
+        let reads = ReadIndex::start(gated, applied.subscribe());
+        assert_eq!(reads.confirm().await, Err(ReadError::Behind { wanted: 7 }));
+        assert_eq!(reads.fresh_as_of(), None, "an unconfirmed state is not fresh");
+        applied.send_replace(Some(log_id(1, 20)));
+        assert_eq!(reads.confirm().await.unwrap().log_id, log_id(1, 8));
+    }
+}
