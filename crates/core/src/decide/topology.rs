@@ -1,7 +1,13 @@
 //! Editing the topology: patches and deletions are tried on a copy, and the whole edit stands or falls.
 
-use std::collections::BTreeSet;
+mod fields;
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::fields::{
+    check_credential_ref, check_endpoint, check_host, differences, hub_fields, route_fields, scope_fields,
+    stamp_fields,
+};
 use super::Decided;
 use crate::topology::edit::{
     Expect, HubPatch, ObjectPatch, ObjectRef, RoutePatch, ScopePatch, StampPatch, TopologyEdit,
@@ -19,8 +25,6 @@ const STAMPS_MAX: usize = 10_000;
 const HUBS_MAX: usize = 20_000;
 const SCOPES_MAX: usize = 1_000;
 const ROUTES_MAX: usize = 100_000;
-/// Longest URL, host or reference in a topology object, in bytes: an object fits one stored value.
-const TEXT_BYTES_MAX: usize = 1_024;
 /// Most hubs linked to one scope.
 const LINKED_HUBS_MAX: usize = 100;
 /// Berth's share of a scope's operation budget where none is given: devices' own registrations need the rest.
@@ -47,8 +51,12 @@ pub(super) fn edit(view: &impl View, edit: &TopologyEdit, revision: Revision) ->
     }
     // The other way round, so that what uses a thing goes before the thing.
     deletes.sort_by(|a, b| b.1.cmp(&a.1));
-    for (expect, object) in &deletes {
-        draft.delete(*expect, object)?;
+    for same_kind in deletes.chunk_by(|a, b| kind_of(&a.1) == kind_of(&b.1)) {
+        // Nothing is used by its own kind, so that one count serves all deletions of a kind.
+        let uses = Uses::of(&draft.topology);
+        for (expect, object) in same_kind {
+            draft.delete(*expect, object, &uses)?;
+        }
     }
     draft.check_counts()?;
     let over = draft.over();
@@ -71,6 +79,26 @@ fn check_named_once(edit: &TopologyEdit) -> Result<(), Rejection> {
         named.insert(object);
     }
     Ok(())
+}
+
+/// How often stamps and hubs are used by other objects.
+#[derive(Default)]
+struct Uses {
+    hubs: BTreeMap<StampNo, u64>,
+    routes: BTreeMap<StampNo, u64>,
+    scopes: BTreeMap<HubNo, u64>,
+}
+
+impl Uses {
+    fn of(topology: &Topology) -> Self {
+        let mut uses = Self::default();
+        topology.hubs().for_each(|hub| *uses.hubs.entry(hub.stamp).or_default() += 1);
+        topology.routes().for_each(|route| *uses.routes.entry(route.stamp).or_default() += 1);
+        for hub in topology.scopes().flat_map(|scope| &scope.linked_hubs) {
+            *uses.scopes.entry(*hub).or_default() += 1;
+        }
+        uses
+    }
 }
 
 /// The topology as edited so far.
@@ -302,28 +330,23 @@ impl<V: View> Draft<'_, V> {
         stamps.chain(hubs).chain(scopes).chain(routes).filter(|object| !named.contains(object)).collect()
     }
 
-    fn delete(&mut self, expect: Expect, object: &ObjectRef) -> Result<(), Rejection> {
+    fn delete(&mut self, expect: Expect, object: &ObjectRef, uses: &Uses) -> Result<(), Rejection> {
         let (kind, name) = (kind_of(object), name_of(object));
         let topology = &self.topology;
         let found = match object {
             ObjectRef::Stamp(name) => topology.stamp_named(name).map(|s| {
                 let seats = self.view.stamp_seats(s.no);
-                let hubs = topology.hubs().filter(|h| h.stamp == s.no).count();
-                let routes = topology.routes().filter(|r| r.stamp == s.no).count();
+                let (hubs, routes) = (count(&uses.hubs, s.no), count(&uses.routes, s.no));
                 (
                     s.revision,
-                    [seats.devices, seats.reserved, hubs as u64, routes as u64, 0],
+                    [seats.devices, seats.reserved, hubs, routes, 0],
                     TopologyChange::DropStamp(s.no),
                 )
             }),
             ObjectRef::Hub(name) => topology.hub_named(name).map(|h| {
                 let seats = self.view.hub_seats(h.no);
-                let scopes = topology.scopes().filter(|s| s.linked_hubs.contains(&h.no)).count();
-                (
-                    h.revision,
-                    [seats.devices, seats.reserved, 0, 0, scopes as u64],
-                    TopologyChange::DropHub(h.no),
-                )
+                let scopes = count(&uses.scopes, h.no);
+                (h.revision, [seats.devices, seats.reserved, 0, 0, scopes], TopologyChange::DropHub(h.no))
             }),
             ObjectRef::Scope(name) => topology.scope_named(name).map(|s| {
                 (s.revision, [self.view.scope_devices(s.no), 0, 0, 0, 0], TopologyChange::DropScope(s.no))
@@ -393,6 +416,10 @@ impl<V: View> Draft<'_, V> {
     }
 }
 
+fn count<K: Ord>(counts: &BTreeMap<K, u64>, key: K) -> u64 {
+    counts.get(&key).copied().unwrap_or(0)
+}
+
 fn kind_of(object: &ObjectRef) -> ObjectKind {
     match object {
         ObjectRef::Stamp(_) => ObjectKind::Stamp,
@@ -444,101 +471,4 @@ fn set<T: Clone>(field: &mut T, patch: &Option<T>) {
 
 fn invalid(kind: ObjectKind, name: &str, problem: impl Into<String>) -> Rejection {
     Rejection::Invalid { kind, name: name.to_owned(), problem: problem.into() }
-}
-
-fn check_text(kind: ObjectKind, name: &str, field: &str, text: &str) -> Result<(), Rejection> {
-    if text.len() > TEXT_BYTES_MAX || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        let problem = format!(
-            "{field} has {} bytes; up to {TEXT_BYTES_MAX} printable ASCII characters without spaces are allowed",
-            text.len()
-        );
-        return Err(invalid(kind, name, problem));
-    }
-    Ok(())
-}
-
-fn check_endpoint(kind: ObjectKind, name: &str, url: &str) -> Result<(), Rejection> {
-    check_text(kind, name, "app_endpoint", url)?;
-    let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    if !url.is_empty() && host.is_none_or(str::is_empty) {
-        return Err(invalid(kind, name, format!("app_endpoint `{url}` is not a URL; write https://host/…")));
-    }
-    Ok(())
-}
-
-fn check_host(kind: ObjectKind, name: &str, host: &str) -> Result<(), Rejection> {
-    check_text(kind, name, "service_host", host)?;
-    if !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:".contains(&b)) {
-        return Err(invalid(
-            kind,
-            name,
-            format!("service_host `{host}` is not a host name; leave out scheme and path"),
-        ));
-    }
-    Ok(())
-}
-
-/// A reference names a secret and never is one. What looks like a key is refused without repeating it.
-fn check_credential_ref(kind: ObjectKind, name: &str, reference: &str) -> Result<(), Rejection> {
-    check_text(kind, name, "credential_ref", reference)?;
-    let lower = reference.to_ascii_lowercase();
-    if lower.contains("sharedaccesskey") || lower.contains("sig=") || lower.ends_with('=') {
-        let problem = "credential_ref holds what looks like a secret; name the file or environment variable that holds it";
-        return Err(invalid(kind, name, problem));
-    }
-    Ok(())
-}
-
-type Fields = Vec<(&'static str, String)>;
-
-fn shown(limit: Option<u64>) -> String {
-    limit.map_or_else(String::new, |limit| limit.to_string())
-}
-
-fn stamp_fields(stamp: &Stamp) -> Fields {
-    vec![
-        ("state", stamp.state.to_string()),
-        ("labels", stamp.labels.to_string()),
-        ("capacity.soft", shown(stamp.capacity.soft)),
-        ("capacity.hard", shown(stamp.capacity.hard)),
-        ("app_endpoint", stamp.app_endpoint.clone()),
-        ("cost.currency", stamp.cost.currency.clone()),
-        ("cost.fixed_micros", stamp.cost.fixed_micros.to_string()),
-        ("cost.per_device_micros", stamp.cost.per_device_micros.to_string()),
-    ]
-}
-
-fn hub_fields(topology: &Topology, hub: &Hub) -> Fields {
-    vec![
-        ("stamp", topology.stamp(hub.stamp).map_or_else(String::new, |s| s.name.to_string())),
-        ("state", hub.state.to_string()),
-        ("capacity.soft", shown(hub.capacity.soft)),
-        ("capacity.hard", shown(hub.capacity.hard)),
-        ("tier", hub.tier.to_string()),
-        ("units", hub.units.to_string()),
-    ]
-}
-
-fn scope_fields(topology: &Topology, scope: &Scope) -> Fields {
-    let hubs = scope.linked_hubs.iter().filter_map(|no| topology.hub(*no)).map(|h| h.name.as_str());
-    vec![
-        ("service_host", scope.service_host.clone()),
-        ("credential_ref", scope.credential_ref.clone()),
-        ("linked_hubs", hubs.collect::<Vec<_>>().join(",")),
-        ("budget_percent", scope.budget_percent.to_string()),
-        ("repair", if scope.repair == RepairRule::Adopt { "adopt" } else { "enforce" }.to_owned()),
-        ("read_through", scope.read_through.to_string()),
-    ]
-}
-
-fn route_fields(topology: &Topology, route: &Route) -> Fields {
-    vec![("stamp", topology.stamp(route.stamp).map_or_else(String::new, |s| s.name.to_string()))]
-}
-
-fn differences(before: Option<Fields>, after: Fields) -> Vec<FieldChange> {
-    let before = before.unwrap_or_else(|| after.iter().map(|(field, _)| (*field, String::new())).collect());
-    let pairs = before.into_iter().zip(after).filter(|(before, after)| before.1 != after.1);
-    pairs
-        .map(|((field, before), (_, after))| FieldChange { field: field.to_owned(), before, after })
-        .collect()
 }
