@@ -106,6 +106,7 @@ impl Settings {
     /// These settings, and `later` where they are absent.
     #[must_use]
     pub fn or(self, later: Self) -> Self {
+        let (joins, founds) = (self.join.is_some(), self.bootstrap.is_some());
         Self {
             data_dir: self.data_dir.or(later.data_dir),
             node_name: self.node_name.or(later.node_name),
@@ -115,8 +116,8 @@ impl Settings {
             advertise: self.advertise.or(later.advertise),
             peer_advertise: self.peer_advertise.or(later.peer_advertise),
             // A flag that says how to start replaces the file's word on it as a whole.
-            bootstrap: if self.join.is_some() { self.bootstrap } else { self.bootstrap.clone().or(later.bootstrap) },
-            join: if self.bootstrap.is_some() { self.join } else { self.join.or(later.join) },
+            bootstrap: if joins { self.bootstrap } else { self.bootstrap.or(later.bootstrap) },
+            join: if founds { self.join } else { self.join.or(later.join) },
             insecure: self.insecure.or(later.insecure),
             raft: RaftSettings {
                 heartbeat_ms: self.raft.heartbeat_ms.or(later.raft.heartbeat_ms),
