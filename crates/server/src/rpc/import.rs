@@ -1,0 +1,509 @@
+//! Importing devices: numbered chunks in, an acknowledgement for each out, in order.
+//!
+//! One task reads and parses chunks, another writes them, so that the next chunk is parsed while one is being
+//! replicated. Chunks are written one after the other: what is acknowledged is exactly a prefix of the import.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use berth_core::{
+    Assign, Command, EvidenceSource, HubName, ObjectKind, Origin, Outcome, Precondition, Rejection,
+    RequestId, ScopeName,
+};
+use berth_proto::convert::{
+    AssignReader, Envelope, PackedIds, Violations, parse_request_id, warning_message,
+};
+use berth_proto::error::ApiError;
+use berth_proto::v1::import_request::Message;
+use berth_proto::v1::{IfExists, ImportChunk, ImportRequest, ImportResponse, ImportStart, OnError, RowError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::Api;
+use super::answer::misfit;
+use super::device::check_batch_size;
+
+/// Parsed chunks that wait for the one being written.
+const CHUNKS_AHEAD_MAX: usize = 2;
+/// Acknowledgements that wait for a slow reader.
+const ANSWERS_AHEAD_MAX: usize = 4;
+/// How often one chunk is tried without the rows refused so far: what is refused late hung on what was refused early.
+const ATTEMPTS_MAX: u32 = 8;
+/// Refused rows that an answer tells one by one: with their texts they must fit a message.
+const TOLD_ROWS_MAX: usize = 1_000;
+/// How long the first message may take.
+const START_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// The answers of an import.
+pub type Answers = ReceiverStream<Result<ImportResponse, Status>>;
+
+/// How an import goes, as checked.
+#[derive(Debug, Clone)]
+struct Plan {
+    import: RequestId,
+    actor: String,
+    reason: String,
+    validate_only: bool,
+    goes_on: bool,
+    if_exists: IfExists,
+    default_hub: Option<HubName>,
+    default_scope: Option<ScopeName>,
+}
+
+/// A chunk as parsed.
+#[derive(Debug)]
+struct Chunk {
+    no: u64,
+    rows: Vec<Row>,
+    refused: Vec<RefusedRow>,
+}
+
+/// A row that can be written.
+#[derive(Debug)]
+struct Row {
+    number: u32,
+    assign: Assign,
+}
+
+/// A row that is refused.
+#[derive(Debug)]
+struct RefusedRow {
+    number: u32,
+    device: String,
+    error: ApiError,
+}
+
+impl Api {
+    /// Reads the start and begins to take chunks.
+    pub(super) async fn start_import(
+        &self,
+        actor: String,
+        mut messages: Streaming<ImportRequest>,
+    ) -> Result<Answers, Status> {
+        let first = tokio::time::timeout(START_WAIT_MAX, messages.message()).await;
+        let first = first.map_err(|_| ApiError::DeadlineExceeded {
+            waiting_for: "the first message of the import".to_owned(),
+        })?;
+        let plan = match first?.and_then(|first| first.message) {
+            Some(Message::Start(start)) => Plan::read(actor, &start)?,
+            _ => {
+                return Err(
+                    ApiError::invalid("start", "is missing; it is the first message of an import").into()
+                );
+            }
+        };
+        let (chunks, parsed) = mpsc::channel(CHUNKS_AHEAD_MAX);
+        let (answers, taken) = mpsc::channel(ANSWERS_AHEAD_MAX);
+        // The reader ends with the stream or the writer, the writer with the reader or when nobody takes its answers.
+        tokio::spawn(read_chunks(plan.clone(), messages, chunks));
+        let api = self.clone();
+        tokio::spawn(async move { api.write_chunks(plan, parsed, answers).await });
+        Ok(ReceiverStream::new(taken))
+    }
+
+    async fn write_chunks(
+        &self,
+        plan: Plan,
+        mut parsed: mpsc::Receiver<Result<Chunk, Status>>,
+        answers: mpsc::Sender<Result<ImportResponse, Status>>,
+    ) {
+        while let Some(chunk) = parsed.recv().await {
+            let answer = match chunk {
+                Ok(chunk) => self.write_chunk(&plan, chunk).await.map_err(Status::from),
+                Err(status) => Err(status),
+            };
+            let is_last = answer
+                .as_ref()
+                .map_or(true, |answer| answer.refused > 0 && !plan.goes_on && !plan.validate_only);
+            if answers.send(answer).await.is_err() || is_last {
+                return;
+            }
+        }
+    }
+
+    /// Writes what can be written of a chunk.
+    async fn write_chunk(&self, plan: &Plan, chunk: Chunk) -> Result<ImportResponse, ApiError> {
+        let Chunk { no, mut rows, mut refused } = chunk;
+        let mut answer = ImportResponse { chunk_no: no, ..ImportResponse::default() };
+        if plan.if_exists == IfExists::Skip {
+            answer.skipped += self.leave_out_existing(&mut rows);
+        }
+        for attempt in 0..ATTEMPTS_MAX {
+            if rows.is_empty() || !refused.is_empty() && !plan.goes_on {
+                break;
+            }
+            match self.submit(plan, no, attempt, &rows).await? {
+                Ok(Outcome::BatchAssigned { revision, created, moved, touched, unchanged, over_soft }) => {
+                    answer.created = u64::from(created);
+                    answer.moved = u64::from(moved);
+                    answer.touched = u64::from(touched);
+                    answer.unchanged = u64::from(unchanged);
+                    answer.warnings = over_soft.iter().map(warning_message).collect();
+                    answer.header = Some(self.written_header(revision));
+                    rows.clear();
+                }
+                Ok(other) => return Err(misfit(&other)),
+                Err(rejection) => {
+                    answer.skipped += self.take_out(plan, rejection, &mut rows, &mut refused);
+                }
+            }
+        }
+        // What still hangs on something refused after so many attempts is refused with it.
+        let left = rows.drain(..).filter(|_| plan.goes_on);
+        let given_up = left.map(|row| {
+            let problem = "was not tried again: too many rows of its chunk are refused; import it anew";
+            RefusedRow {
+                number: row.number,
+                device: row.assign.device.to_string(),
+                error: ApiError::invalid("row", problem),
+            }
+        });
+        refused.extend(given_up);
+        refused.sort_by_key(|row| row.number);
+        answer.refused = refused.len() as u64;
+        answer.errors = refused.into_iter().take(TOLD_ROWS_MAX).map(row_error).collect();
+        if answer.header.is_none() {
+            answer.header = Some(self.written_header(self.directory.position().revision));
+        }
+        Ok(answer)
+    }
+
+    /// Proposes the rows as one batch.
+    async fn submit(
+        &self,
+        plan: &Plan,
+        chunk_no: u64,
+        attempt: u32,
+        rows: &[Row],
+    ) -> Result<Result<Outcome, Rejection>, ApiError> {
+        let mut proposal = berth_core::Proposal {
+            request_id: Some(chunk_request_id(&plan.import, chunk_no, attempt)),
+            payload_hash: 0,
+            actor: plan.actor.clone(),
+            reason: plan.reason.clone(),
+            command: Command::BatchAssign(rows.iter().map(|row| row.assign.clone()).collect()),
+        };
+        if plan.validate_only {
+            proposal.request_id = None;
+            return self.directory.try_dry_run(proposal).await.map(|(_, decided)| decided);
+        }
+        match self.directory.try_propose(proposal.clone()).await? {
+            // A long import outlives the memory of request IDs. Its rows say what is to be, so writing them again
+            // changes nothing that they did not change the first time.
+            Err(Rejection::RequestIdExpired { .. }) => {
+                self.directory.try_propose(berth_core::Proposal { request_id: None, ..proposal }).await
+            }
+            decided => Ok(decided),
+        }
+    }
+
+    /// Leaves out the rows whose device exists; a race is settled by the rows' precondition.
+    fn leave_out_existing(&self, rows: &mut Vec<Row>) -> u64 {
+        let snapshot = self.directory.newest();
+        let before = rows.len();
+        rows.retain(|row| !matches!(snapshot.device(&row.assign.device), Ok(Some(_))));
+        (before - rows.len()) as u64
+    }
+
+    /// Takes the rows out of a refused batch that it was refused for. Returns how many of them are skipped because
+    /// they exist.
+    fn take_out(
+        &self,
+        plan: &Plan,
+        rejection: Rejection,
+        rows: &mut Vec<Row>,
+        refused: &mut Vec<RefusedRow>,
+    ) -> u64 {
+        let mut why: BTreeMap<usize, Rejection> = match rejection {
+            Rejection::Batch { items } => {
+                items.into_iter().map(|item| (item.index as usize, item.rejection)).collect()
+            }
+            Rejection::Full { kind, ref name, asked, used, reserved, hard } => {
+                let room = hard.saturating_sub(used).saturating_sub(reserved);
+                let surplus = usize::try_from(asked.saturating_sub(room)).unwrap_or(usize::MAX);
+                let arriving = self.arriving(kind, name, rows);
+                // At least one goes, so that the next attempt is another one.
+                let gone = arriving.into_iter().rev().take(surplus.max(1));
+                gone.map(|index| (index, rejection.clone())).collect()
+            }
+            // Whatever else there is, no row of the chunk can be written.
+            ref other => (0..rows.len()).map(|index| (index, other.clone())).collect(),
+        };
+        if why.is_empty() {
+            return 0;
+        }
+        let mut skipped = 0;
+        let mut kept = Vec::with_capacity(rows.len());
+        for (index, row) in rows.drain(..).enumerate() {
+            match why.remove(&index) {
+                None => kept.push(row),
+                Some(Rejection::DeviceExists { .. }) if plan.if_exists == IfExists::Skip => skipped += 1,
+                Some(rejection) => refused.push(RefusedRow {
+                    number: row.number,
+                    device: row.assign.device.to_string(),
+                    error: rejection.into(),
+                }),
+            }
+        }
+        *rows = kept;
+        skipped
+    }
+
+    /// The rows that need a seat on a hub or stamp, in order.
+    fn arriving(&self, kind: ObjectKind, name: &str, rows: &[Row]) -> Vec<usize> {
+        let snapshot = self.directory.newest();
+        let topology = snapshot.topology();
+        let hubs: BTreeSet<_> = topology
+            .hubs()
+            .filter(|hub| match kind {
+                ObjectKind::Stamp => {
+                    topology.stamp(hub.stamp).is_some_and(|stamp| stamp.name.as_str() == name)
+                }
+                _ => hub.name.as_str() == name,
+            })
+            .map(|hub| hub.no)
+            .collect();
+        let arrives = |row: &Row| {
+            let target = row.assign.hub.as_ref().and_then(|hub| topology.hub_named(hub)).map(|hub| hub.no);
+            let held = snapshot.device(&row.assign.device).ok().flatten().and_then(|mapping| mapping.hub);
+            target.is_some_and(|target| hubs.contains(&target))
+                && !held.is_some_and(|held| hubs.contains(&held))
+        };
+        rows.iter().enumerate().filter(|(_, row)| arrives(row)).map(|(index, _)| index).collect()
+    }
+}
+
+impl Plan {
+    fn read(actor: String, start: &ImportStart) -> Result<Self, ApiError> {
+        let mut violations = Violations::default();
+        let import = violations.check("start.import_id", parse_request_id(&start.import_id));
+        let on_error = violations.check("start.on_error", known(start.on_error, OnError::try_from));
+        let if_exists = violations.check("start.if_exists", known(start.if_exists, IfExists::try_from));
+        let default_hub = match start.default_hub.as_str() {
+            "" => None,
+            text => violations.check("start.default_hub", HubName::parse(text)),
+        };
+        let default_scope = match start.default_scope.as_str() {
+            "" => None,
+            text => violations.check("start.default_scope", ScopeName::parse(text)),
+        };
+        let reason = Envelope::from_fields("", &start.reason)?.reason;
+        violations.finish()?;
+        Ok(Self {
+            import: import.ok_or_else(|| ApiError::invalid("start.import_id", "is missing"))?,
+            actor,
+            reason,
+            validate_only: start.validate_only,
+            goes_on: on_error == Some(OnError::Continue),
+            if_exists: if_exists.unwrap_or_default(),
+            default_hub,
+            default_scope,
+        })
+    }
+
+    /// Parses a chunk whose number is `due`.
+    fn parse(&self, due: Option<u64>, chunk: &ImportChunk) -> Result<Chunk, ApiError> {
+        if due.is_some_and(|due| due != chunk.chunk_no) || chunk.chunk_no == 0 {
+            let problem = match due {
+                Some(due) => format!("{} came where {due} was due; chunks rise by 1", chunk.chunk_no),
+                None => "0 came first; chunks are numbered from 1".to_owned(),
+            };
+            return Err(ApiError::invalid("chunk.chunk_no", problem));
+        }
+        let count = chunk.rows.len() + PackedIds::new(&chunk.packed_device_ids).count_ids();
+        if count > 0 || !chunk.packed_device_ids.is_empty() {
+            check_batch_size(count)?;
+        }
+        let mut reader = AssignReader::new(Origin::Imported, EvidenceSource::Import)
+            .with_defaults(self.default_hub.clone(), self.default_scope.clone());
+        let mut parsed = Chunk { no: chunk.chunk_no, rows: Vec::with_capacity(count), refused: Vec::new() };
+        let absent = self.if_exists != IfExists::Update && self.if_exists != IfExists::Unspecified;
+        for (number, row) in (0u32..).zip(&chunk.rows) {
+            let read = reader.read(String::new, row);
+            let error = reader.take_error().err();
+            match (read, error) {
+                (Some(mut assign), None) => {
+                    if absent && assign.precondition == Precondition::None {
+                        assign.precondition = Precondition::Absent;
+                    }
+                    parsed.rows.push(Row { number, assign });
+                }
+                (_, error) => {
+                    let device = row.device_id.chars().take(128).collect();
+                    let error = error.unwrap_or_else(|| ApiError::invalid("row", "is malformed"));
+                    parsed.refused.push(RefusedRow { number, device, error });
+                }
+            }
+        }
+        let first = u32::try_from(chunk.rows.len()).unwrap_or(u32::MAX);
+        self.parse_packed(&mut reader, first, &chunk.packed_device_ids, absent, &mut parsed);
+        Ok(parsed)
+    }
+
+    fn parse_packed(
+        &self,
+        reader: &mut AssignReader,
+        first: u32,
+        packed: &[u8],
+        absent: bool,
+        parsed: &mut Chunk,
+    ) {
+        for (number, id) in (first..).zip(PackedIds::new(packed)) {
+            let (text, error) = match id {
+                Ok(id) => (id.to_owned(), None),
+                Err(error) => (String::new(), Some(ApiError::invalid("packed_device_ids", error))),
+            };
+            let row = berth_proto::v1::DeviceAssignment { device_id: text, ..Default::default() };
+            let read = if error.is_none() { reader.read(String::new, &row) } else { None };
+            let error = error.or_else(|| reader.take_error().err());
+            match (read, error) {
+                (Some(mut assign), None) => {
+                    if absent {
+                        assign.precondition = Precondition::Absent;
+                    }
+                    parsed.rows.push(Row { number, assign });
+                }
+                (_, error) => {
+                    let error =
+                        error.unwrap_or_else(|| ApiError::invalid("packed_device_ids", "is malformed"));
+                    parsed.refused.push(RefusedRow { number, device: row.device_id, error });
+                }
+            }
+        }
+    }
+}
+
+async fn read_chunks(
+    plan: Plan,
+    mut messages: Streaming<ImportRequest>,
+    chunks: mpsc::Sender<Result<Chunk, Status>>,
+) {
+    let mut due = None;
+    loop {
+        let parsed = match messages.message().await {
+            Ok(None) => return,
+            Ok(Some(ImportRequest { message: Some(Message::Chunk(chunk)) })) => {
+                let parsed = plan.parse(due, &chunk).map_err(Status::from);
+                due = chunk.chunk_no.checked_add(1);
+                parsed
+            }
+            Ok(Some(_)) => {
+                Err(ApiError::invalid("message", "is no chunk; only chunks follow the start").into())
+            }
+            Err(status) => Err(status),
+        };
+        let failed = parsed.is_err();
+        if chunks.send(parsed).await.is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn known<T, E>(number: i32, read: impl FnOnce(i32) -> Result<T, E>) -> Result<T, String> {
+    read(number).map_err(|_| format!("{number} is not known; the caller may be newer than the server"))
+}
+
+/// The request ID of one attempt at a chunk: the import's time, and bits that follow from import, chunk and attempt.
+fn chunk_request_id(import: &RequestId, chunk_no: u64, attempt: u32) -> RequestId {
+    let mut seed = import.as_bytes().to_vec();
+    seed.extend_from_slice(&chunk_no.to_be_bytes());
+    seed.extend_from_slice(&attempt.to_be_bytes());
+    let mut bytes = xxh3_128(&seed).to_be_bytes();
+    for (to, from) in bytes.iter_mut().zip(import.as_bytes()).take(6) {
+        *to = *from;
+    }
+    bytes[6] = bytes[6] & 0x0f | 0x70;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    // Version and variant were just set; the import's own ID could only be returned where they were not.
+    RequestId::from_bytes(bytes).unwrap_or(*import)
+}
+
+fn row_error(row: RefusedRow) -> RowError {
+    RowError { row: row.number, device_id: row.device, error: Some(row.error.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use berth_proto::v1::DeviceAssignment;
+
+    const IMPORT: &str = "01936d0e-8b00-7abc-8def-0123456789ab";
+
+    fn start() -> ImportStart {
+        ImportStart {
+            import_id: IMPORT.to_owned(),
+            default_hub: "h.example".to_owned(),
+            ..ImportStart::default()
+        }
+    }
+
+    fn row(device_id: &str) -> DeviceAssignment {
+        DeviceAssignment { device_id: device_id.to_owned(), ..DeviceAssignment::default() }
+    }
+
+    #[test]
+    fn each_attempt_at_each_chunk_has_its_own_request_id_of_the_imports_time() {
+        let import = parse_request_id(IMPORT).unwrap();
+        let ids: BTreeSet<RequestId> = (1..50)
+            .flat_map(|chunk| (0..8).map(move |attempt| chunk_request_id(&import, chunk, attempt)))
+            .collect();
+        assert_eq!(ids.len(), 49 * 8);
+        assert!(ids.iter().all(|id| id.time() == import.time() && *id != import));
+        assert_eq!(chunk_request_id(&import, 7, 1), chunk_request_id(&import, 7, 1));
+    }
+
+    #[test]
+    fn malformed_rows_are_told_apart_from_sound_ones() {
+        let plan = Plan::read(String::new(), &start()).unwrap();
+        let chunk = ImportChunk {
+            chunk_no: 3,
+            rows: vec![row("a"), row("bad id"), row("c")],
+            packed_device_ids: berth_proto::convert::pack_ids(["d", "e e", "f"]),
+        };
+        let parsed = plan.parse(Some(3), &chunk).unwrap();
+        assert_eq!(parsed.rows.iter().map(|row| row.number).collect::<Vec<_>>(), [0, 2, 3, 5]);
+        assert_eq!(parsed.refused.iter().map(|row| row.number).collect::<Vec<_>>(), [1, 4]);
+        assert!(
+            parsed.rows.iter().all(|row| row
+                .assign
+                .hub
+                .as_ref()
+                .is_some_and(|hub| hub.as_str() == "h.example"))
+        );
+        assert!(parsed.refused[0].error.to_string().contains("device_id"), "{}", parsed.refused[0].error);
+    }
+
+    #[test]
+    fn chunks_must_follow_each_other() {
+        let plan = Plan::read(String::new(), &start()).unwrap();
+        let chunk = |chunk_no| ImportChunk { chunk_no, rows: vec![row("a")], ..ImportChunk::default() };
+        assert!(plan.parse(None, &chunk(17)).is_ok());
+        assert!(plan.parse(None, &chunk(0)).is_err());
+        let error = plan.parse(Some(18), &chunk(20)).unwrap_err().to_string();
+        assert!(error.contains("20 came where 18 was due"), "{error}");
+    }
+
+    #[test]
+    fn skip_and_fail_ask_for_absent_devices() {
+        for (if_exists, expected) in [
+            (IfExists::Update, Precondition::None),
+            (IfExists::Skip, Precondition::Absent),
+            (IfExists::Fail, Precondition::Absent),
+        ] {
+            let start = ImportStart { if_exists: if_exists as i32, ..start() };
+            let plan = Plan::read(String::new(), &start).unwrap();
+            let chunk = ImportChunk { chunk_no: 1, rows: vec![row("a")], ..ImportChunk::default() };
+            assert_eq!(plan.parse(None, &chunk).unwrap().rows[0].assign.precondition, expected);
+        }
+    }
+
+    #[test]
+    fn a_start_without_a_sound_id_is_refused() {
+        let start = ImportStart { import_id: "x".to_owned(), on_error: 9, ..ImportStart::default() };
+        let ApiError::Invalid(violations) = Plan::read(String::new(), &start).unwrap_err() else { panic!() };
+        let fields: Vec<&str> = violations.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!(fields, ["start.import_id", "start.on_error"]);
+    }
+}

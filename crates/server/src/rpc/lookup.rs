@@ -1,0 +1,245 @@
+//! LookupService: the hot path.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+
+use berth_core::{DeviceId, HubNo, Mapping, ObjectKind, RouteKey};
+use berth_proto::convert::{
+    Consistency, PackedIds, duration_message, evidence_of, state_message, status_message,
+};
+use berth_proto::error::ApiError;
+use berth_proto::v1::lookup_request::Device;
+use berth_proto::v1::lookup_response::Result as LookupAnswer;
+use berth_proto::v1::lookup_service_server::LookupService;
+use berth_proto::v1::lookup_stream_response::Result as StreamAnswer;
+use berth_proto::v1::{
+    AcceptState, BatchHub, BatchLookupRequest, BatchLookupResponse, BatchNegative, LookupRequest,
+    LookupResponse, LookupResult, LookupRouteRequest, LookupRouteResponse, LookupStreamRequest,
+    LookupStreamResponse, Negative,
+};
+use berth_store::machine::Snapshot;
+use futures_util::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Api;
+use super::names::{self, Found, Named};
+use crate::directory::data_loss;
+
+/// Most IDs of one batch: its answer must stay within a few milliseconds and megabytes.
+const BATCH_IDS_MAX: usize = 10_000;
+/// Lookups of one stream that are answered at once; beyond it the stream is not read on.
+const STREAM_IN_FLIGHT_MAX: usize = 256;
+/// IDs of a batch that are answered in a row before other calls get their turn.
+const BATCH_TURN: usize = 1_024;
+
+#[tonic::async_trait]
+impl LookupService for Api {
+    type LookupStreamStream = Pin<Box<dyn Stream<Item = Result<LookupStreamResponse, Status>> + Send>>;
+
+    async fn lookup(&self, request: Request<LookupRequest>) -> Result<Response<LookupResponse>, Status> {
+        Ok(Response::new(self.look_up(request.into_inner()).await?))
+    }
+
+    async fn batch_lookup(
+        &self,
+        request: Request<BatchLookupRequest>,
+    ) -> Result<Response<BatchLookupResponse>, Status> {
+        let asked = request.into_inner();
+        check_batch(&asked)?;
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let fresh = self.directory.read(consistency).await?;
+        let mut batch = Batch::new(&fresh.snapshot, consistency == Consistency::Linearizable);
+        for (n, id) in asked.device_ids.iter().enumerate() {
+            batch.add(|| format!("device_ids[{n}]"), Ok(id.as_str()))?;
+            take_turns(n).await;
+        }
+        for (n, id) in PackedIds::new(&asked.packed_device_ids).enumerate() {
+            batch.add(|| format!("packed_device_ids[{n}]"), id.map_err(|error| error.to_string()))?;
+            take_turns(n).await;
+        }
+        Ok(Response::new(BatchLookupResponse { header: Some(self.header(&fresh)), ..batch.answer }))
+    }
+
+    async fn lookup_stream(
+        &self,
+        request: Request<Streaming<LookupStreamRequest>>,
+    ) -> Result<Response<Self::LookupStreamStream>, Status> {
+        let api = self.clone();
+        let answers = request.into_inner().map(move |message| {
+            let api = api.clone();
+            async move { Ok(api.look_up_tagged(message?).await) }
+        });
+        Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_IN_FLIGHT_MAX))))
+    }
+
+    async fn lookup_route(
+        &self,
+        request: Request<LookupRouteRequest>,
+    ) -> Result<Response<LookupRouteResponse>, Status> {
+        let asked = request.into_inner();
+        let key = RouteKey::parse(&asked.key).map_err(|error| ApiError::invalid("key", error))?;
+        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
+        let topology = fresh.snapshot.topology();
+        let found = topology.route(&key).and_then(|route| Some((route, topology.stamp(route.stamp)?)));
+        let (route, stamp) = found.ok_or_else(|| names::unknown(ObjectKind::Route, &key))?;
+        Ok(Response::new(LookupRouteResponse {
+            header: Some(self.header(&fresh)),
+            key: key.to_string(),
+            stamp: stamp.name.to_string(),
+            app_endpoint: stamp.app_endpoint.clone(),
+            state: state_message(stamp.state) as i32,
+            revision: route.revision.0,
+        }))
+    }
+}
+
+impl Api {
+    async fn look_up(&self, asked: LookupRequest) -> Result<LookupResponse, ApiError> {
+        let named = match &asked.device {
+            Some(Device::DeviceId(id)) => Named::device(id)?,
+            Some(Device::Registration(registration)) => Named::registration(registration)?,
+            None => {
+                return Err(ApiError::invalid("device_id", "is missing; name a device or a registration"));
+            }
+        };
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let fresh = self.directory.read(consistency).await?;
+        let found = named.find(&fresh.snapshot)?;
+        let confirmed = consistency == Consistency::Linearizable;
+        let result = match (names::negative(found.mapping.as_ref()), &found.mapping) {
+            (None, Some(mapping)) => {
+                LookupAnswer::Found(result_of(&fresh.snapshot, &named, &found.name, mapping))
+            }
+            (Some(_), None) if confirmed && matches!(named, Named::Registration { .. }) => {
+                return Err(named.unknown());
+            }
+            (negative, mapping) => {
+                let negative = negative_message(negative, mapping.as_ref(), confirmed);
+                if confirmed {
+                    return Err(no_hub(found, &negative));
+                }
+                LookupAnswer::Negative(negative)
+            }
+        };
+        Ok(LookupResponse { header: Some(self.header(&fresh)), result: Some(result) })
+    }
+
+    async fn look_up_tagged(&self, message: LookupStreamRequest) -> LookupStreamResponse {
+        let result = match self.look_up(message.lookup.unwrap_or_default()).await {
+            Ok(answer) => StreamAnswer::Answer(answer),
+            Err(error) => StreamAnswer::Error(error.into()),
+        };
+        LookupStreamResponse { tag: message.tag, result: Some(result) }
+    }
+}
+
+fn result_of(snapshot: &Snapshot, named: &Named, device: &str, mapping: &Mapping) -> LookupResult {
+    let topology = snapshot.topology();
+    let hub = mapping.hub.and_then(|no| topology.hub(no));
+    let stamp = hub.and_then(|hub| topology.stamp(hub.stamp));
+    LookupResult {
+        device_id: match named {
+            Named::Device(_) => String::new(),
+            Named::Registration { .. } => device.to_owned(),
+        },
+        hub: hub.map(|hub| hub.name.to_string()).unwrap_or_default(),
+        stamp: stamp.map(|stamp| stamp.name.to_string()).unwrap_or_default(),
+        status: status_message(mapping.status) as i32,
+        epoch: mapping.epoch.0,
+        revision: mapping.revision.0,
+        evidence: Some(evidence_of(mapping)),
+        hub_state: hub.map_or(AcceptState::Unspecified, |hub| state_message(hub.state)) as i32,
+    }
+}
+
+fn negative_message(
+    negative: Option<(berth_proto::v1::NegativeKind, std::time::Duration)>,
+    mapping: Option<&Mapping>,
+    confirmed: bool,
+) -> Negative {
+    let (kind, remember_for) = negative.unwrap_or_default();
+    Negative {
+        kind: kind as i32,
+        remember_for: Some(duration_message(remember_for)),
+        confirmed,
+        epoch: mapping.map_or(0, |mapping| mapping.epoch.0),
+    }
+}
+
+fn no_hub(found: Found, negative: &Negative) -> ApiError {
+    let remember_for = negative.remember_for.and_then(|d| d.try_into().ok()).unwrap_or_default();
+    ApiError::NoHub { device: found.name, kind: negative.kind(), epoch: negative.epoch, remember_for }
+}
+
+fn check_batch(asked: &BatchLookupRequest) -> Result<(), ApiError> {
+    let count = asked.device_ids.len() + PackedIds::new(&asked.packed_device_ids).count_ids();
+    if count > BATCH_IDS_MAX || count == 0 && asked.packed_device_ids.is_empty() {
+        let field = if asked.device_ids.is_empty() { "packed_device_ids" } else { "device_ids" };
+        return Err(ApiError::invalid(field, format_args!("{count} IDs; 1 to {BATCH_IDS_MAX} are allowed")));
+    }
+    Ok(())
+}
+
+async fn take_turns(done: usize) {
+    if done % BATCH_TURN == BATCH_TURN - 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The answer to a batch, as it grows.
+struct Batch<'a> {
+    snapshot: &'a Snapshot,
+    confirmed: bool,
+    answer: BatchLookupResponse,
+    hub_numbers: BTreeMap<HubNo, u32>,
+    /// Neighbours are mostly on the same hub.
+    last_hub: Option<(HubNo, u32)>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(snapshot: &'a Snapshot, confirmed: bool) -> Self {
+        let (answer, hub_numbers) = (BatchLookupResponse::default(), BTreeMap::new());
+        Self { snapshot, confirmed, answer, hub_numbers, last_hub: None }
+    }
+
+    fn add(&mut self, field: impl Fn() -> String, id: Result<&str, String>) -> Result<(), ApiError> {
+        let id = id.and_then(|id| DeviceId::parse(id).map_err(|error| error.to_string()));
+        let id = id.map_err(|problem| ApiError::invalid(field(), problem))?;
+        let mapping = self.snapshot.device(&id).map_err(|damage| data_loss(&damage))?;
+        let negative = names::negative(mapping.as_ref());
+        let hub = mapping.as_ref().filter(|_| negative.is_none()).and_then(|mapping| mapping.hub);
+        if negative.is_some() {
+            let index = u32::try_from(self.answer.epochs.len()).unwrap_or(u32::MAX);
+            let negative = negative_message(negative, mapping.as_ref(), self.confirmed);
+            self.answer.negatives.push(BatchNegative { index, negative: Some(negative) });
+        }
+        let number = hub.map_or(0, |hub| self.number_of(hub));
+        self.answer.hub_numbers.push(number);
+        self.answer.epochs.push(mapping.as_ref().map_or(0, |mapping| mapping.epoch.0));
+        self.answer.revisions.push(mapping.as_ref().map_or(0, |mapping| mapping.revision.0));
+        Ok(())
+    }
+
+    /// Number of a hub in the answer's table; a new one is added.
+    fn number_of(&mut self, hub: HubNo) -> u32 {
+        if let Some((last, number)) = self.last_hub {
+            if last == hub {
+                return number;
+            }
+        }
+        let hubs = &mut self.answer.hubs;
+        let topology = self.snapshot.topology();
+        let number = *self.hub_numbers.entry(hub).or_insert_with(|| {
+            let found = topology.hub(hub);
+            let stamp = found.and_then(|hub| topology.stamp(hub.stamp));
+            hubs.push(BatchHub {
+                hub: found.map(|hub| hub.name.to_string()).unwrap_or_default(),
+                stamp: stamp.map(|stamp| stamp.name.to_string()).unwrap_or_default(),
+                state: found.map_or(AcceptState::Unspecified, |hub| state_message(hub.state)) as i32,
+            });
+            u32::try_from(hubs.len()).unwrap_or(u32::MAX)
+        });
+        self.last_hub = Some((hub, number));
+        number
+    }
+}

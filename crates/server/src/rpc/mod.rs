@@ -1,0 +1,70 @@
+//! The public API: one file per service. A handler parses, asks the directory, and maps the answer; it decides
+//! nothing, and it knows nothing of Raft, pages or disks.
+
+mod answer;
+mod cluster;
+mod device;
+mod export;
+mod import;
+mod list;
+mod lookup;
+mod names;
+mod scan;
+mod size;
+mod topology;
+
+use berth_proto::v1::device_service_server::DeviceServiceServer;
+use berth_proto::v1::lookup_service_server::LookupServiceServer;
+use berth_proto::v1::topology_service_server::TopologyServiceServer;
+
+pub use cluster::ClusterApi;
+pub use size::SizedLookup;
+
+use crate::directory::Directory;
+
+/// Longest request of a single lookup, in bytes: an ID, a token, and room for fields to come.
+const LOOKUP_BYTES_MAX: usize = 64 * 1024;
+/// Longest batch lookup, in bytes: 10,000 IDs of 128 bytes are 1.3 MB.
+const BATCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Longest other request, in bytes: a chunk or batch of 10,000 devices with all their fields.
+const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Longest answer, in bytes: 10,000 results that each name another hub.
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The services that answer from the directory.
+#[derive(Clone)]
+pub struct Api {
+    directory: Directory,
+}
+
+impl Api {
+    /// Services over `directory`.
+    pub fn new(directory: Directory) -> Self {
+        Self { directory }
+    }
+
+    /// The lookup service, with a small limit for single lookups and a larger one for batches.
+    pub fn lookup_service(&self) -> SizedLookup<Self> {
+        let server = || {
+            LookupServiceServer::new(self.clone()).max_encoding_message_size(ANSWER_BYTES_MAX)
+        };
+        SizedLookup::new(
+            server().max_decoding_message_size(LOOKUP_BYTES_MAX),
+            server().max_decoding_message_size(BATCH_BYTES_MAX),
+        )
+    }
+
+    /// The device service.
+    pub fn device_service(&self) -> DeviceServiceServer<Self> {
+        DeviceServiceServer::new(self.clone())
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .max_encoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// The topology service.
+    pub fn topology_service(&self) -> TopologyServiceServer<Self> {
+        TopologyServiceServer::new(self.clone())
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .max_encoding_message_size(ANSWER_BYTES_MAX)
+    }
+}

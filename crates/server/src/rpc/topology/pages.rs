@@ -1,0 +1,71 @@
+//! Pages of named objects.
+
+use berth_proto::error::ApiError;
+
+/// Objects of a page where the caller does not say.
+const PAGE_SIZE_DEFAULT: u32 = 100;
+/// Most objects of a page.
+const PAGE_SIZE_MAX: u32 = 1_000;
+
+/// A page of named objects in their order; the token is the last name of the page before.
+pub(super) fn page<'a, T: 'a, M>(
+    all: impl Iterator<Item = (&'a str, &'a T)>,
+    size: u32,
+    token: &str,
+    takes: impl Fn(&T) -> bool,
+    message: impl Fn(&T) -> M,
+) -> Result<(Vec<M>, String), ApiError> {
+    let size = match size {
+        0 => PAGE_SIZE_DEFAULT,
+        1..=PAGE_SIZE_MAX => size,
+        size => {
+            return Err(ApiError::invalid(
+                "page_size",
+                format_args!("{size}; 1 to {PAGE_SIZE_MAX} are allowed"),
+            ));
+        }
+    };
+    let mut objects = Vec::new();
+    let mut last = "";
+    for (name, object) in all.filter(|(name, object)| *name > token && takes(object)) {
+        if objects.len() == size as usize {
+            return Ok((objects, last.to_owned()));
+        }
+        objects.push(message(object));
+        last = name;
+    }
+    Ok((objects, String::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(size: u32) -> Vec<Vec<u32>> {
+        let names = ["a", "b", "c", "d", "e"];
+        let values = [1u32, 2, 3, 4, 5];
+        let (mut token, mut pages) = (String::new(), Vec::new());
+        loop {
+            let all = names.iter().copied().zip(&values);
+            let (found, next) = page(all, size, &token, |value| *value != 3, |value| *value).unwrap();
+            pages.push(found);
+            if next.is_empty() {
+                return pages;
+            }
+            token = next;
+        }
+    }
+
+    #[test]
+    fn pages_cover_everything_once() {
+        assert_eq!(pages(2), [vec![1, 2], vec![4, 5]]);
+        assert_eq!(pages(3), [vec![1, 2, 4], vec![5]]);
+        assert_eq!(pages(1_000), [vec![1, 2, 4, 5]]);
+    }
+
+    #[test]
+    fn a_page_size_past_the_bound_is_refused() {
+        let error = page([("a", &1)].into_iter(), 1_001, "", |_| true, |n: &i32| *n).unwrap_err();
+        assert!(error.to_string().contains("1001; 1 to 1000"), "{error}");
+    }
+}
