@@ -46,7 +46,9 @@ impl ReadToken {
     /// # Errors
     /// [`TokenError`] where the bytes are not one.
     pub fn decode(bytes: &[u8]) -> Result<Self, TokenError> {
-        let ([FORMAT], rest) = bytes.split_first_chunk::<1>().ok_or(TokenError)? else { return Err(TokenError) };
+        let ([FORMAT], rest) = bytes.split_first_chunk::<1>().ok_or(TokenError)? else {
+            return Err(TokenError);
+        };
         let (cluster, rest) = rest.split_first_chunk::<16>().ok_or(TokenError)?;
         let (epoch, rest) = rest.split_first_chunk::<4>().ok_or(TokenError)?;
         let revision: [u8; 8] = rest.try_into().map_err(|_| TokenError)?;
@@ -99,7 +101,8 @@ impl SnapshotToken {
             return Err(TokenError);
         }
         let (pairs, _) = digits.as_chunks::<2>();
-        let bytes = pairs.iter().map(|pair| from_hex(*pair)).collect::<Option<Vec<u8>>>().ok_or(TokenError)?;
+        let bytes =
+            pairs.iter().map(|pair| from_hex(*pair)).collect::<Option<Vec<u8>>>().ok_or(TokenError)?;
         let (format, rest) = take::<1>(&bytes)?;
         let (node_id, rest) = take::<8>(rest)?;
         let (pin, rest) = take::<8>(rest)?;

@@ -94,7 +94,12 @@ impl AssignReader {
     }
 
     /// Reads many assignments to one hub.
-    pub fn read_packed(&mut self, path: impl Fn() -> String, message: &v1::PackedAssignment, out: &mut Vec<Assign>) {
+    pub fn read_packed(
+        &mut self,
+        path: impl Fn() -> String,
+        message: &v1::PackedAssignment,
+        out: &mut Vec<Assign>,
+    ) {
         let template = v1::DeviceAssignment {
             device_id: "-".to_owned(),
             hub: message.hub.clone(),
@@ -105,7 +110,12 @@ impl AssignReader {
             precondition: message.precondition,
         };
         if let Some(template) = self.read(&path, &template) {
-            self.read_ids(|| format!("{}.packed_device_ids", path()), &message.packed_device_ids, &template, out);
+            self.read_ids(
+                || format!("{}.packed_device_ids", path()),
+                &message.packed_device_ids,
+                &template,
+                out,
+            );
         }
     }
 
@@ -117,7 +127,13 @@ impl AssignReader {
         }
     }
 
-    fn read_ids(&mut self, path: impl Fn() -> String, packed: &[u8], template: &Assign, out: &mut Vec<Assign>) {
+    fn read_ids(
+        &mut self,
+        path: impl Fn() -> String,
+        packed: &[u8],
+        template: &Assign,
+        out: &mut Vec<Assign>,
+    ) {
         for (index, id) in PackedIds::new(packed).enumerate() {
             let device = match id {
                 Ok(id) => DeviceId::parse(id).map_err(|error| error.to_string()),

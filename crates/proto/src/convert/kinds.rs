@@ -33,7 +33,8 @@ macro_rules! same {
 /// # Errors
 /// A sentence that names the unknown number.
 pub fn known_kind<E: TryFrom<i32>>(what: &str, number: i32) -> Result<E, String> {
-    E::try_from(number).map_err(|_| format!("{number} is not a known {what}; the caller may be newer than the server"))
+    E::try_from(number)
+        .map_err(|_| format!("{number} is not a known {what}; the caller may be newer than the server"))
 }
 
 same!(status_message, status_from, Status, MappingStatus, "mapping status":

@@ -16,13 +16,14 @@ pub use device::{
     AssignReader, assignment_message, evidence_of, filter_labels, mapping_message, precondition_from,
 };
 pub use kinds::{
-    evidence_from, evidence_message, kind_message, known_kind, origin_from, origin_message, repair_from, repair_message,
-    state_from, state_message, status_from, status_message, tier_from, tier_message,
+    evidence_from, evidence_message, kind_message, known_kind, origin_from, origin_message, repair_from,
+    repair_message, state_from, state_message, status_from, status_message, tier_from, tier_message,
 };
 pub use packed::{PackedIds, PackedIdsError, pack_ids};
 pub use topology::{
-    ExpectedPatch, change_message, cost_message, desired_edit, hub_message, hub_update, new_hub, new_route, new_scope, new_stamp,
-    route_message, route_update, scope_message, scope_update, stamp_message, stamp_update,
+    ExpectedPatch, change_message, cost_message, desired_edit, hub_message, hub_update, new_hub, new_route,
+    new_scope, new_stamp, route_message, route_update, scope_message, scope_update, stamp_message,
+    stamp_update,
 };
 
 use crate::disk::{ACTOR_BYTES_MAX, REASON_BYTES_MAX};
@@ -146,7 +147,8 @@ impl Envelope {
 
     /// Who asked, cut to what is kept.
     pub fn actor(name: &str) -> String {
-        let end = (0..=ACTOR_BYTES_MAX.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+        let end =
+            (0..=ACTOR_BYTES_MAX.min(name.len())).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
         name.get(..end).unwrap_or_default().to_owned()
     }
 }
@@ -156,8 +158,9 @@ impl Envelope {
 /// # Errors
 /// A sentence that says what is wrong.
 pub fn parse_request_id(text: &str) -> Result<RequestId, String> {
-    let uuid = Uuid::parse_str(text)
-        .map_err(|_| format!("`{}` is not a UUID; make one of version 7", text.chars().take(64).collect::<String>()))?;
+    let uuid = Uuid::parse_str(text).map_err(|_| {
+        format!("`{}` is not a UUID; make one of version 7", text.chars().take(64).collect::<String>())
+    })?;
     RequestId::from_bytes(*uuid.as_bytes()).map_err(|error| error.to_string())
 }
 

@@ -3,8 +3,8 @@
 use std::fmt::Display;
 
 use berth_core::{
-    Cost, DiffAction, DiffEntry, Expect, Hub, HubName, HubPatch, ObjectPatch, Revision, Route, RouteKey, RoutePatch,
-    Scope, ScopeName, ScopePatch, Stamp, StampName, StampPatch, Topology, TopologyEdit,
+    Cost, DiffAction, DiffEntry, Expect, Hub, HubName, HubPatch, ObjectPatch, Revision, Route, RouteKey,
+    RoutePatch, Scope, ScopeName, ScopePatch, Stamp, StampName, StampPatch, Topology, TopologyEdit,
 };
 
 use super::kinds::{repair_from, repair_message, state_from, state_message, tier_from, tier_message};
@@ -149,7 +149,8 @@ pub fn hub_update(
     mask: Option<prost_types::FieldMask>,
     revision: u64,
 ) -> Result<ExpectedPatch, ApiError> {
-    const FIELDS: &[&str] = &["stamp", "state", "capacity", "capacity.soft", "capacity.hard", "tier", "units"];
+    const FIELDS: &[&str] =
+        &["stamp", "state", "capacity", "capacity.soft", "capacity.hard", "tier", "units"];
     let mask = Mask::read(mask, FIELDS)?;
     let desired = desired_hub(present("hub", message)?, &mask);
     one(expect(revision), |violations| hub_patch(violations, "hub", desired).map(ObjectPatch::Hub))
@@ -335,7 +336,9 @@ fn desired_scope(scope: v1::Scope, mask: &Mask) -> v1::DesiredScope {
         service_host: host.then_some(scope.service_host),
         credential_ref: credential.then_some(scope.credential_ref),
         linked_hubs: linked.then_some(v1::DesiredLinkedHubs { hubs: scope.linked_hubs }),
-        budget_percent: mask.takes("budget_percent", scope.budget_percent != 0).then_some(scope.budget_percent),
+        budget_percent: mask
+            .takes("budget_percent", scope.budget_percent != 0)
+            .then_some(scope.budget_percent),
         repair: mask.takes("repair", scope.repair != 0).then_some(scope.repair),
         read_through: mask.takes("read_through", scope.read_through).then_some(scope.read_through),
     }
@@ -436,7 +439,8 @@ fn route_patch(violations: &mut Violations, path: &str, route: v1::Route) -> Opt
 }
 
 fn required_state(number: i32) -> Result<berth_core::PlaceState, String> {
-    state_from(number)?.ok_or_else(|| "is not said; it is one of ACTIVE, CORDONED, DRAINING, OFFLINE".to_owned())
+    state_from(number)?
+        .ok_or_else(|| "is not said; it is one of ACTIVE, CORDONED, DRAINING, OFFLINE".to_owned())
 }
 
 fn cost_from(cost: v1::Cost) -> Result<Cost, String> {

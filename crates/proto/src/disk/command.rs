@@ -191,7 +191,8 @@ impl<'a> Shape<'a> {
 
 fn put_assigns(out: &mut Vec<u8>, assigns: &[Assign]) -> Result<(), CodecError> {
     if assigns.len() > BATCH_DEVICES_MAX {
-        let problem = format!("a batch of {} devices; at most {BATCH_DEVICES_MAX} are allowed", assigns.len());
+        let problem =
+            format!("a batch of {} devices; at most {BATCH_DEVICES_MAX} are allowed", assigns.len());
         return Err(CodecError::Illegal { what: WHAT, problem });
     }
     let mut shapes: Vec<Shape<'_>> = Vec::new();

@@ -91,7 +91,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], CodecError> {
-        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(CodecError::Short { what: self.what })?;
+        let (taken, rest) =
+            self.rest.split_first_chunk::<N>().ok_or(CodecError::Short { what: self.what })?;
         self.rest = rest;
         Ok(*taken)
     }
@@ -142,9 +143,10 @@ impl<'a> Reader<'a> {
     pub(crate) fn count(&mut self, max: usize) -> Result<usize, CodecError> {
         let count = self.varint()?;
         match usize::try_from(count) {
-            Ok(count) if count > max => {
-                Err(CodecError::illegal(self.what, format_args!("a count of {count}; at most {max} are allowed")))
-            }
+            Ok(count) if count > max => Err(CodecError::illegal(
+                self.what,
+                format_args!("a count of {count}; at most {max} are allowed"),
+            )),
             Ok(count) if count <= self.rest.len() => Ok(count),
             _ => Err(CodecError::Short { what: self.what }),
         }

@@ -1,8 +1,8 @@
 //! Stamps, hubs, scopes, routes and label sets: a format byte, then a protobuf message.
 
 use berth_core::{
-    Capacity, Cost, Hub, HubName, HubNo, Labels, PlaceState, RepairRule, Revision, Route, RouteKey, Scope, ScopeName,
-    ScopeNo, Stamp, StampName, StampNo, Tier,
+    Capacity, Cost, Hub, HubName, HubNo, Labels, PlaceState, RepairRule, Revision, Route, RouteKey, Scope,
+    ScopeName, ScopeNo, Stamp, StampName, StampNo, Tier,
 };
 use prost::Message;
 

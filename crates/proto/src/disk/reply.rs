@@ -124,8 +124,11 @@ fn disk_entry(entry: &DiffEntry) -> DiskDiffEntry {
 }
 
 fn core_entry(disk: DiskDiffEntry) -> Result<DiffEntry, CodecError> {
-    let field =
-        |change: DiskFieldChange| FieldChange { field: change.field, before: change.before, after: change.after };
+    let field = |change: DiskFieldChange| FieldChange {
+        field: change.field,
+        before: change.before,
+        after: change.after,
+    };
     Ok(DiffEntry {
         kind: known(WHAT, disk.kind, ObjectKind::from_byte)?,
         name: disk.name,

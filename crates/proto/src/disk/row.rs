@@ -15,8 +15,8 @@
 //! encoding, so that equal mappings have equal digests.
 
 use berth_core::{
-    Epoch, Evidence, EvidenceSource, HubNo, LabelSetNo, Mapping, Origin, Registration, RegistrationId, Revision,
-    ScopeNo, Status, Timestamp,
+    Epoch, Evidence, EvidenceSource, HubNo, LabelSetNo, Mapping, Origin, Registration, RegistrationId,
+    Revision, ScopeNo, Status, Timestamp,
 };
 
 use super::{CodecError, Reader, put_short_text};
@@ -44,12 +44,17 @@ pub fn encode_mapping(mapping: &Mapping, out: &mut Vec<u8>) -> Result<(), CodecE
     let hub = match mapping.hub {
         None => NO_HUB,
         Some(HubNo(no)) if no < NO_HUB => no,
-        Some(HubNo(no)) => return Err(CodecError::illegal(WHAT, format_args!("hub number {no} needs more than 24 bits"))),
+        Some(HubNo(no)) => {
+            return Err(CodecError::illegal(WHAT, format_args!("hub number {no} needs more than 24 bits")));
+        }
     };
     let seconds = mapping.evidence.at.seconds();
     if Timestamp::from_seconds(seconds) != mapping.evidence.at {
         let at = mapping.evidence.at;
-        return Err(CodecError::illegal(WHAT, format_args!("evidence time {at} ms is not whole seconds before 2106")));
+        return Err(CodecError::illegal(
+            WHAT,
+            format_args!("evidence time {at} ms is not whole seconds before 2106"),
+        ));
     }
     out.push(mapping.status as u8 | (mapping.origin as u8) << 3 | registration << 5);
     out.push(mapping.evidence.source as u8 | if extended { EXTENDED } else { 0 });
@@ -60,9 +65,9 @@ pub fn encode_mapping(mapping: &Mapping, out: &mut Vec<u8>) -> Result<(), CodecE
     if extended {
         let scope = match mapping.scope {
             None => 0,
-            Some(ScopeNo(no)) => no
-                .checked_add(1)
-                .ok_or_else(|| CodecError::illegal(WHAT, format_args!("scope number {no} is out of range")))?,
+            Some(ScopeNo(no)) => no.checked_add(1).ok_or_else(|| {
+                CodecError::illegal(WHAT, format_args!("scope number {no} is out of range"))
+            })?,
         };
         out.extend_from_slice(&mapping.labels.0.to_le_bytes());
         out.extend_from_slice(&scope.to_le_bytes());

@@ -1,9 +1,9 @@
 use berth_core::{
-    Assign, Capacity, Command, Cost, DeviceId, DiffAction, DiffEntry, Epoch, Evidence, EvidenceSource, Expect,
-    FieldChange, Hub, HubName, HubNo, HubPatch, LabelSetNo, Labels, Mapping, ObjectKind, ObjectPatch, ObjectRef, Origin,
-    Outcome, PlaceState, Precondition, Proposal, Registration, RegistrationId, Remove, RepairRule, Reply, RequestId,
-    Revision, Route, RouteKey, RoutePatch, Scope, ScopeName, ScopeNo, ScopePatch, SoftLimit, Stamp, StampName, StampNo,
-    StampPatch, Status, Tier, Timestamp, TopologyEdit,
+    Assign, Capacity, Command, Cost, DeviceId, DiffAction, DiffEntry, Epoch, Evidence, EvidenceSource,
+    Expect, FieldChange, Hub, HubName, HubNo, HubPatch, LabelSetNo, Labels, Mapping, ObjectKind, ObjectPatch,
+    ObjectRef, Origin, Outcome, PlaceState, Precondition, Proposal, Registration, RegistrationId, Remove,
+    RepairRule, Reply, RequestId, Revision, Route, RouteKey, RoutePatch, Scope, ScopeName, ScopeNo,
+    ScopePatch, SoftLimit, Stamp, StampName, StampNo, StampPatch, Status, Tier, Timestamp, TopologyEdit,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -123,13 +123,19 @@ fn assign() -> impl Strategy<Value = Assign> {
 
 fn patch() -> impl Strategy<Value = ObjectPatch> {
     let limit = || option::of(any::<Option<u64>>());
-    let of_stamp =
-        (stamp(), option::of(state()), option::of(labels()), limit(), limit(), option::of(".{0,20}"), option::of(cost()))
-            .prop_map(|(name, state, labels, capacity_soft, capacity_hard, app_endpoint, cost)| {
-                let patch =
-                    StampPatch { name, state, labels, capacity_soft, capacity_hard, app_endpoint, cost };
-                ObjectPatch::Stamp(patch)
-            });
+    let of_stamp = (
+        stamp(),
+        option::of(state()),
+        option::of(labels()),
+        limit(),
+        limit(),
+        option::of(".{0,20}"),
+        option::of(cost()),
+    )
+        .prop_map(|(name, state, labels, capacity_soft, capacity_hard, app_endpoint, cost)| {
+            let patch = StampPatch { name, state, labels, capacity_soft, capacity_hard, app_endpoint, cost };
+            ObjectPatch::Stamp(patch)
+        });
     let of_hub = (
         hub(),
         option::of(stamp()),
@@ -151,17 +157,19 @@ fn patch() -> impl Strategy<Value = ObjectPatch> {
         option::of(repair()),
         any::<Option<bool>>(),
     )
-        .prop_map(|(name, service_host, credential_ref, linked_hubs, budget_percent, repair, read_through)| {
-            ObjectPatch::Scope(ScopePatch {
-                name,
-                service_host,
-                credential_ref,
-                linked_hubs,
-                budget_percent,
-                repair,
-                read_through,
-            })
-        });
+        .prop_map(
+            |(name, service_host, credential_ref, linked_hubs, budget_percent, repair, read_through)| {
+                ObjectPatch::Scope(ScopePatch {
+                    name,
+                    service_host,
+                    credential_ref,
+                    linked_hubs,
+                    budget_percent,
+                    repair,
+                    read_through,
+                })
+            },
+        );
     let of_route =
         (route(), option::of(stamp())).prop_map(|(key, stamp)| ObjectPatch::Route(RoutePatch { key, stamp }));
     prop_oneof![of_stamp, of_hub, of_scope, of_route]
@@ -200,14 +208,24 @@ fn command() -> impl Strategy<Value = Command> {
 
 fn proposal() -> impl Strategy<Value = Proposal> {
     (option::of(request_id()), "[ -~]{0,128}", "[ -~]{0,256}", command()).prop_map(
-        |(request_id, actor, reason, command)| Proposal { request_id, payload_hash: 0, actor, reason, command },
+        |(request_id, actor, reason, command)| Proposal {
+            request_id,
+            payload_hash: 0,
+            actor,
+            reason,
+            command,
+        },
     )
 }
 
 fn soft_limit() -> impl Strategy<Value = SoftLimit> {
     let kind = prop_oneof![Just(ObjectKind::Stamp), Just(ObjectKind::Hub)];
-    (kind, "[a-z.]{1,60}", any::<u64>(), any::<u64>())
-        .prop_map(|(kind, name, used, limit)| SoftLimit { kind, name, used, limit })
+    (kind, "[a-z.]{1,60}", any::<u64>(), any::<u64>()).prop_map(|(kind, name, used, limit)| SoftLimit {
+        kind,
+        name,
+        used,
+        limit,
+    })
 }
 
 fn outcome() -> impl Strategy<Value = Outcome> {
@@ -241,7 +259,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
                 over_soft
             }
         ),
-        (revision(), any::<u64>()).prop_map(|(revision, epoch)| Outcome::Removed { revision, epoch: Epoch(epoch) }),
+        (revision(), any::<u64>())
+            .prop_map(|(revision, epoch)| Outcome::Removed { revision, epoch: Epoch(epoch) }),
         (revision(), vec(entry, 0..30), vec(soft_limit(), 0..5))
             .prop_map(|(revision, diff, over)| Outcome::TopologyEdited { revision, diff, over }),
     ]

@@ -1,8 +1,8 @@
 //! Topology edits in the log: one protobuf message.
 
 use berth_core::{
-    Expect, HubName, HubPatch, ObjectKind, ObjectPatch, ObjectRef, PlaceState, Revision, RouteKey, RoutePatch,
-    ScopeName, ScopePatch, StampName, StampPatch, Tier, TopologyEdit,
+    Expect, HubName, HubPatch, ObjectKind, ObjectPatch, ObjectRef, PlaceState, Revision, RouteKey,
+    RoutePatch, ScopeName, ScopePatch, StampName, StampPatch, Tier, TopologyEdit,
 };
 use prost::Message;
 
@@ -11,8 +11,8 @@ use super::{CodecError, legal};
 use crate::internal::disk_expect::Expect as DiskExpectKind;
 use crate::internal::disk_patch::Patch;
 use crate::internal::{
-    DiskDelete, DiskExpect, DiskHubPatch, DiskLimit, DiskLinkedHubs, DiskPatch, DiskRoutePatch, DiskScopePatch,
-    DiskStampPatch, DiskTopologyEdit,
+    DiskDelete, DiskExpect, DiskHubPatch, DiskLimit, DiskLinkedHubs, DiskPatch, DiskRoutePatch,
+    DiskScopePatch, DiskStampPatch, DiskTopologyEdit,
 };
 
 const WHAT: &str = "topology edit";

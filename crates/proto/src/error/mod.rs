@@ -135,7 +135,9 @@ pub enum ApiError {
         retry_after: Duration,
     },
     /// The disk is nearly full.
-    #[error("the disk has {free_bytes} bytes free and needs {needed_bytes} for writes; make room on the data directory's disk")]
+    #[error(
+        "the disk has {free_bytes} bytes free and needs {needed_bytes} for writes; make room on the data directory's disk"
+    )]
     DiskFull {
         /// Bytes free.
         free_bytes: u64,
@@ -159,7 +161,9 @@ pub enum ApiError {
         waiting_for: String,
     },
     /// A token of another cluster.
-    #[error("the token is of cluster {asked}, this is cluster {actual}; check the endpoints, or drop the token")]
+    #[error(
+        "the token is of cluster {asked}, this is cluster {actual}; check the endpoints, or drop the token"
+    )]
     WrongCluster {
         /// The cluster named by the token.
         asked: String,
@@ -167,7 +171,9 @@ pub enum ApiError {
         actual: String,
     },
     /// A token from before the cluster was restored.
-    #[error("the token is of restore epoch {asked}, the cluster is at {actual}: it was restored from a backup since; drop the token and read anew")]
+    #[error(
+        "the token is of restore epoch {asked}, the cluster is at {actual}: it was restored from a backup since; drop the token and read anew"
+    )]
     TokenBeforeRestore {
         /// The restore epoch of the token.
         asked: u64,
@@ -181,7 +187,9 @@ pub enum ApiError {
         revision: u64,
     },
     /// The page or snapshot token is of another node.
-    #[error("the token names a snapshot on node {node_id}; ask that node, or start again from the first page")]
+    #[error(
+        "the token names a snapshot on node {node_id}; ask that node, or start again from the first page"
+    )]
     SnapshotElsewhere {
         /// The node that holds it.
         node_id: u64,
@@ -218,7 +226,9 @@ impl ApiError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NotLeader { leader: Some(_) } => Some(Duration::ZERO),
-            Self::NotLeader { leader: None } | Self::NoQuorum { .. } | Self::NotServing { .. } => Some(RETRY_ELECTION),
+            Self::NotLeader { leader: None } | Self::NoQuorum { .. } | Self::NotServing { .. } => {
+                Some(RETRY_ELECTION)
+            }
             Self::ReplicaBehind { .. } => Some(RETRY_REPLICA),
             Self::Overloaded { retry_after, .. } => Some(*retry_after),
             Self::NoHub { kind: NegativeKind::Enrolling, remember_for, .. } => Some(*remember_for),
@@ -260,7 +270,9 @@ fn told_violations(violations: &[FieldViolation]) -> String {
 }
 
 fn told_items(items: &[ItemRejection]) -> String {
-    items.first().map_or_else(String::new, |item| format!(", the first at index {}: {}", item.index, item.rejection))
+    items
+        .first()
+        .map_or_else(String::new, |item| format!(", the first at index {}: {}", item.index, item.rejection))
 }
 
 fn told_negative(kind: NegativeKind) -> &'static str {

@@ -52,9 +52,9 @@ fn unknown_reason(kind: ObjectKind) -> ErrorReason {
 /// Adds the facts of a refusal.
 pub(super) fn told(rejection: &Rejection, facts: Facts) -> Facts {
     match rejection {
-        Rejection::DeviceUnknown { device } | Rejection::HubRequired { device } | Rejection::ScopeRequired { device } => {
-            facts.set("device", device)
-        }
+        Rejection::DeviceUnknown { device }
+        | Rejection::HubRequired { device }
+        | Rejection::ScopeRequired { device } => facts.set("device", device),
         Rejection::DeviceExists { device, actual } => {
             facts.set("device", device).set("expected", "absent").set("actual", actual)
         }
@@ -126,9 +126,10 @@ pub(super) fn read(reason: ErrorReason, facts: &Facts) -> Option<Rejection> {
             expected: Epoch(facts.number("expected")?),
             actual: Epoch(facts.number("actual")?),
         },
-        ErrorReason::StampUnknown | ErrorReason::HubUnknown | ErrorReason::ScopeUnknown | ErrorReason::RouteUnknown => {
-            Rejection::Unknown { kind: kind()?, name: name()? }
-        }
+        ErrorReason::StampUnknown
+        | ErrorReason::HubUnknown
+        | ErrorReason::ScopeUnknown
+        | ErrorReason::RouteUnknown => Rejection::Unknown { kind: kind()?, name: name()? },
         ErrorReason::ObjectExists => Rejection::Exists { kind: kind()?, name: name()? },
         ErrorReason::RevisionMismatch => Rejection::EtagMismatch {
             kind: kind()?,

@@ -44,7 +44,9 @@ impl From<&Status> for ApiError {
     fn from(status: &Status) -> Self {
         let foreign = || Self::Foreign { code: status.code(), message: status.message().to_owned() };
         let Ok(details) = status.check_error_details() else { return foreign() };
-        let Some(info) = details.error_info().filter(|info| info.domain == ERROR_DOMAIN) else { return foreign() };
+        let Some(info) = details.error_info().filter(|info| info.domain == ERROR_DOMAIN) else {
+            return foreign();
+        };
         let mut facts = Facts::of(info.metadata.clone());
         facts.fall_back_to(status.message());
         let retry = details.retry_info().and_then(|retry| retry.retry_delay);
@@ -54,7 +56,9 @@ impl From<&Status> for ApiError {
             .iter()
             .map(|v| FieldViolation { field: v.field.clone(), problem: v.description.clone() })
             .collect();
-        reason_of(&info.reason).and_then(|reason| read(reason, status.code(), &facts, violations)).unwrap_or_else(foreign)
+        reason_of(&info.reason)
+            .and_then(|reason| read(reason, status.code(), &facts, violations))
+            .unwrap_or_else(foreign)
     }
 }
 
@@ -84,7 +88,8 @@ fn class(error: &ApiError) -> (Code, ErrorReason) {
         ApiError::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidArgument),
         ApiError::Rejected(refusal) => rejection::class(refusal),
         ApiError::BatchRefused { items, .. } => {
-            let code = items.first().map_or(Code::FailedPrecondition, |item| rejection::class(&item.rejection).0);
+            let code =
+                items.first().map_or(Code::FailedPrecondition, |item| rejection::class(&item.rejection).0);
             (code, ErrorReason::BatchRefused)
         }
         ApiError::NoHub { kind, .. } => match kind {
@@ -95,7 +100,9 @@ fn class(error: &ApiError) -> (Code, ErrorReason) {
             NegativeKind::Failed => (Code::FailedPrecondition, ErrorReason::DeviceFailed),
         },
         ApiError::RegistrationUnknown { .. } => (Code::NotFound, ErrorReason::RegistrationUnknown),
-        ApiError::RegistrationAmbiguous { .. } => (Code::FailedPrecondition, ErrorReason::RegistrationAmbiguous),
+        ApiError::RegistrationAmbiguous { .. } => {
+            (Code::FailedPrecondition, ErrorReason::RegistrationAmbiguous)
+        }
         ApiError::NodeUnknown { .. } => (Code::NotFound, ErrorReason::NodeUnknown),
         ApiError::MembershipRefused { .. } => (Code::FailedPrecondition, ErrorReason::MembershipRefused),
         ApiError::NotLeader { .. } => (Code::Unavailable, ErrorReason::NotLeader),
@@ -107,7 +114,9 @@ fn class(error: &ApiError) -> (Code, ErrorReason) {
         ApiError::OutcomeUnknown { timed_out: true, .. } => {
             (Code::DeadlineExceeded, ErrorReason::WriteOutcomeUnknown)
         }
-        ApiError::OutcomeUnknown { timed_out: false, .. } => (Code::Unavailable, ErrorReason::WriteOutcomeUnknown),
+        ApiError::OutcomeUnknown { timed_out: false, .. } => {
+            (Code::Unavailable, ErrorReason::WriteOutcomeUnknown)
+        }
         ApiError::DeadlineExceeded { .. } => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
         ApiError::WrongCluster { .. } => (Code::FailedPrecondition, ErrorReason::WrongCluster),
         ApiError::TokenBeforeRestore { .. } => (Code::FailedPrecondition, ErrorReason::TokenBeforeRestore),
@@ -128,7 +137,10 @@ fn told(error: &ApiError) -> Facts {
             let all = facts.set("refused", refused);
             items.iter().take(TOLD_ITEMS_MAX).enumerate().fold(all, |facts, (n, item)| {
                 let (_, reason) = rejection::class(&item.rejection);
-                let facts = facts.under(format!("item{n}_")).set("index", item.index).set("reason", reason_text(reason));
+                let facts = facts
+                    .under(format!("item{n}_"))
+                    .set("index", item.index)
+                    .set("reason", reason_text(reason));
                 rejection::told(&item.rejection, facts)
             })
         }
@@ -141,7 +153,9 @@ fn told(error: &ApiError) -> Facts {
         ApiError::RegistrationAmbiguous { registration, scopes } => {
             facts.set("registration", registration).set("scopes", scopes.join(","))
         }
-        ApiError::NodeUnknown { node_id } | ApiError::SnapshotElsewhere { node_id } => facts.set("node_id", node_id),
+        ApiError::NodeUnknown { node_id } | ApiError::SnapshotElsewhere { node_id } => {
+            facts.set("node_id", node_id)
+        }
         ApiError::MembershipRefused { problem } => facts.set("problem", problem),
         ApiError::NotLeader { leader } => match leader {
             None => facts,
@@ -177,18 +191,28 @@ fn told(error: &ApiError) -> Facts {
 fn add_particulars(details: &mut ErrorDetails, error: &ApiError, facts: &Facts, message: &str) {
     if let ApiError::Invalid(violations) = error {
         for violation in violations.iter().take(TOLD_VIOLATIONS_MAX) {
-            details.add_bad_request_violation(clipped(violation.field.clone()), clipped(violation.problem.clone()));
+            details.add_bad_request_violation(
+                clipped(violation.field.clone()),
+                clipped(violation.problem.clone()),
+            );
         }
         return;
     }
     let name = || ["device", "name", "registration", "node_id"].iter().find_map(|key| facts.text(key));
-    let kind = || facts.text("kind").unwrap_or_else(|| if facts.has("node_id") { "node" } else { "device" }.to_owned());
+    let kind = || {
+        facts.text("kind").unwrap_or_else(|| if facts.has("node_id") { "node" } else { "device" }.to_owned())
+    };
     match class(error).0 {
         Code::InvalidArgument => {
             details.add_bad_request_violation(bad_field(error), message);
         }
         Code::NotFound | Code::AlreadyExists => {
-            details.set_resource_info(format!("{ERROR_DOMAIN}/{}", kind()), name().unwrap_or_default(), "", message);
+            details.set_resource_info(
+                format!("{ERROR_DOMAIN}/{}", kind()),
+                name().unwrap_or_default(),
+                "",
+                message,
+            );
         }
         Code::FailedPrecondition => {
             details.add_precondition_failure_violation(
@@ -211,7 +235,9 @@ fn bad_field(error: &ApiError) -> &'static str {
         ApiError::Rejected(Rejection::HubRequired { .. }) => "hub",
         ApiError::Rejected(Rejection::ScopeRequired { .. }) => "scope",
         ApiError::Rejected(Rejection::Invalid { .. }) => "desired",
-        ApiError::Rejected(Rejection::RequestIdReused { .. } | Rejection::RequestIdAhead { .. }) => "request_id",
+        ApiError::Rejected(Rejection::RequestIdReused { .. } | Rejection::RequestIdAhead { .. }) => {
+            "request_id"
+        }
         _ => "items",
     }
 }
@@ -227,9 +253,10 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
         })
     };
     Some(match reason {
-        ErrorReason::InvalidArgument if violations.is_empty() => {
-            ApiError::Invalid(vec![FieldViolation { field: "request".to_owned(), problem: facts.told("problem")? }])
-        }
+        ErrorReason::InvalidArgument if violations.is_empty() => ApiError::Invalid(vec![FieldViolation {
+            field: "request".to_owned(),
+            problem: facts.told("problem")?,
+        }]),
         ErrorReason::InvalidArgument => ApiError::Invalid(violations),
         ErrorReason::BatchRefused => ApiError::BatchRefused {
             refused: facts.number("refused")?,
@@ -270,7 +297,9 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
             cause: facts.told("cause")?,
             timed_out: code == Code::DeadlineExceeded,
         },
-        ErrorReason::DeadlineExceeded => ApiError::DeadlineExceeded { waiting_for: facts.told("waiting_for")? },
+        ErrorReason::DeadlineExceeded => {
+            ApiError::DeadlineExceeded { waiting_for: facts.told("waiting_for")? }
+        }
         ErrorReason::WrongCluster => {
             ApiError::WrongCluster { asked: facts.text("asked")?, actual: facts.text("actual")? }
         }

@@ -106,7 +106,11 @@ fn errors() -> Vec<ApiError> {
         },
         ApiError::DiskFull { free_bytes: 10, needed_bytes: 20 },
         ApiError::OutcomeUnknown { request_id: None, cause: name("leadership was lost"), timed_out: false },
-        ApiError::OutcomeUnknown { request_id: Some(name("0190")), cause: name("5 s passed"), timed_out: true },
+        ApiError::OutcomeUnknown {
+            request_id: Some(name("0190")),
+            cause: name("5 s passed"),
+            timed_out: true,
+        },
         ApiError::DeadlineExceeded { waiting_for: name("the read index") },
         ApiError::WrongCluster { asked: name("a"), actual: name("b") },
         ApiError::TokenBeforeRestore { asked: 0, actual: 1 },
@@ -188,13 +192,16 @@ fn codes_are_those_of_the_interface() {
 
 #[test]
 fn a_refused_batch_tells_its_size_and_its_first_items() {
-    let item = |index| ItemRejection { index, rejection: Rejection::DeviceUnknown { device: "x".repeat(128) } };
+    let item =
+        |index| ItemRejection { index, rejection: Rejection::DeviceUnknown { device: "x".repeat(128) } };
     let error = ApiError::from(Rejection::Batch { items: (0..10_000).map(item).collect() });
     let status = Status::from(error.clone());
     assert_eq!(status.code(), Code::NotFound);
     assert!(status.message().starts_with("10000 of the batch's items are refused, the first at index 0"));
     assert!(status.details().len() < 11_000);
-    let ApiError::BatchRefused { refused: 10_000, items } = ApiError::from(status) else { panic!("{error:?}") };
+    let ApiError::BatchRefused { refused: 10_000, items } = ApiError::from(status) else {
+        panic!("{error:?}")
+    };
     assert_eq!(items.len(), TOLD_ITEMS_MAX);
 }
 
@@ -235,11 +242,8 @@ fn details_of_strangers_are_not_taken_for_ours() {
 
 #[test]
 fn a_reason_of_ours_is_read_from_other_writers_too() {
-    let mut details = tonic_types::ErrorDetails::with_error_info(
-        "OVERLOADED",
-        ERROR_DOMAIN,
-        [(name("limit"), name("64"))],
-    );
+    let mut details =
+        tonic_types::ErrorDetails::with_error_info("OVERLOADED", ERROR_DOMAIN, [(name("limit"), name("64"))]);
     details.set_retry_info(Some(Duration::from_millis(100)));
     let status = Status::with_error_details(Code::ResourceExhausted, "class lookups is full", details);
     let expected = ApiError::Overloaded {
