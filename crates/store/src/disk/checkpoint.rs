@@ -26,6 +26,9 @@ pub struct Checkpointer {
     /// Pages that this publish or an earlier one wrote are on disk.
     written_version: u64,
     bytes_per_second: Option<u64>,
+    /// When a directory is rewritten: from this size on, and at this many times its live bytes, in percent.
+    pub(crate) rewrite_bytes_min: u64,
+    pub(crate) rewrite_percent: u64,
     ended: bool,
 }
 
@@ -102,7 +105,16 @@ impl OnDisk {
 impl Checkpointer {
     pub(crate) fn new(disk: Disk, on_disk: OnDisk, bytes_per_second: Option<u64>) -> Self {
         let tree = disk.tree();
-        Self { disk, tree, on_disk, written_version: READ_VERSION, bytes_per_second, ended: false }
+        Self {
+            disk,
+            tree,
+            on_disk,
+            written_version: READ_VERSION,
+            bytes_per_second,
+            rewrite_bytes_min: REWRITE_BYTES_MIN,
+            rewrite_percent: REWRITE_PERCENT,
+            ended: false,
+        }
     }
 
     /// The handle for figures and snapshots.
@@ -187,8 +199,8 @@ impl Checkpointer {
 
     fn is_bloated(&self, live_bytes: u64) -> Result<bool, DiskError> {
         let disk_bytes = self.tree.disk_bytes()?;
-        let bloated =
-            disk_bytes > REWRITE_BYTES_MIN && disk_bytes > live_bytes.saturating_mul(REWRITE_PERCENT) / 100;
+        let bloated = disk_bytes > self.rewrite_bytes_min
+            && disk_bytes > live_bytes.saturating_mul(self.rewrite_percent) / 100;
         // A snapshot being sent reads the old directory; the rewrite waits for a later checkpoint.
         Ok(bloated && self.disk.pinned().is_empty())
     }
@@ -220,6 +232,22 @@ impl Checkpointer {
         drop(old);
         remove_dir(&old_dir)?;
         Ok(completed)
+    }
+}
+
+#[cfg(test)]
+impl Checkpointer {
+    /// The tree, for tests that damage it.
+    pub(crate) fn into_tree(self) -> Arc<PageTree> {
+        self.tree
+    }
+
+    /// A checkpointer that believes the tree to be empty.
+    pub(crate) fn over(dir: &Arc<super::DataDir>, tree: PageTree) -> Self {
+        let disk = Disk::new(Arc::clone(dir), Arc::new(tree), None);
+        let mut on_disk = OnDisk::default();
+        on_disk.manifests.push(StoredPage::new(Kind::Manifest, 1, 1));
+        Self { written_version: 0, ..Self::new(disk, on_disk, None) }
     }
 }
 

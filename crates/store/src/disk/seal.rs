@@ -47,7 +47,9 @@ pub(crate) fn seal(key: Key, object: &[u8], mut put: impl FnMut(Key, Vec<u8>)) {
 pub(crate) fn open(key: Key, value: &[u8]) -> Result<(usize, &[u8]), SealError> {
     let (sealed, crc) =
         value.split_last_chunk::<CRC_BYTES>().ok_or(SealError::Short { bytes: value.len() })?;
-    if crc32c::crc32c_append(crc32c::crc32c(&key.encode()), sealed) != u32::from_le_bytes(*crc) {
+    let kept = cfg!(berth_break = "skip_crc")
+        || crc32c::crc32c_append(crc32c::crc32c(&key.encode()), sealed) == u32::from_le_bytes(*crc);
+    if !kept {
         return Err(SealError::Broken { bytes: value.len() });
     }
     let [format, low, high, payload @ ..] = sealed else {

@@ -170,6 +170,20 @@ fn store_error(what: &'static str, dir: &Path, error: &sled::Error) -> DiskError
 }
 
 #[cfg(test)]
+impl PageTree {
+    /// sled itself, for tests that damage it.
+    pub(crate) fn raw(&self) -> &sled::Db {
+        &self.db
+    }
+
+    /// Lets every sync fail from now on: a pipe cannot be synced.
+    pub(crate) fn break_sync(&mut self) {
+        let (reader, _) = std::io::pipe().unwrap();
+        self.file = File::from(std::os::fd::OwnedFd::from(reader));
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

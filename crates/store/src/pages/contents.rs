@@ -79,18 +79,6 @@ impl Contents {
         self.hash_key
     }
 
-    /// Lends the tables as a root, to compute from their rows what will be put beside them.
-    pub fn with_root<T>(&self, read: impl FnOnce(&Root<()>) -> T) -> T {
-        read(&Root {
-            version: READ_VERSION,
-            tables: self.tables.clone(),
-            digest: self.digest,
-            hash_key: self.hash_key,
-            row_hash: self.row_hash,
-            meta: (),
-        })
-    }
-
     /// The rows, to be read before they are published.
     pub(crate) fn rows(&self) -> Root<()> {
         Root {

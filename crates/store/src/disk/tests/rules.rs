@@ -1,1 +1,207 @@
-//! Rules.
+//! The rules by which sled is contained, each by its number. What R6 asks of snapshots is in `snapshots`, what R3
+//! to R5 ask of damage also in `damage`.
+
+use super::keys::{Key, Kind};
+use super::seal::STORED_BYTES_MAX;
+use super::*;
+use std::fs;
+
+#[test]
+fn r1_there_is_one_tree_with_keys_of_one_width_and_a_manifest_beside_its_pages() {
+    let at = TempDir::new().unwrap();
+    let mut node = Node::new(&at);
+    for table in TableId::ALL {
+        node.put(table, b"a key", b"a value");
+    }
+    node.checkpoint(b"applied 7");
+    drop(node);
+    let tree = raw_tree(&at.path().join("pages-1"));
+    assert_eq!(tree.raw().tree_names().len(), 1);
+    let keys: Vec<Key> = tree.raw().iter().keys().map(|key| Key::decode(&key.unwrap()).unwrap()).collect();
+    assert_eq!(keys.len(), TableId::COUNT + 1, "one page a table, and the manifest");
+}
+
+#[test]
+fn r2_a_million_of_the_longest_device_ids_are_stored_in_sealed_values_of_4_kib_at_most() {
+    const IDS: u32 = 1_000_000;
+    const BATCH: u32 = 10_000;
+    let mut pages = Pages::new(KEY, row_hash, Vec::new());
+    for first in (0..IDS).step_by(BATCH as usize) {
+        let mut working = pages.working();
+        for number in first..first + BATCH {
+            let key = format!("{number:0>128}").into_bytes();
+            let hash = working.hash_of(TableId::Devices, &key);
+            assert_eq!(working.put(TableId::Devices, hash, &key, &[1; 28]), Ok(false));
+        }
+        working.publish(Vec::new());
+    }
+    let root = Arc::clone(pages.root());
+    assert_eq!(root.row_count(TableId::Devices), u64::from(IDS));
+    let (mut rows, mut in_parts) = (0, 0);
+    for number in 0..root.page_count(TableId::Devices) {
+        let page = root.rows_in_page(TableId::Devices, number).unwrap();
+        rows += page.row_count();
+        let key = Key { kind: Kind::Page(TableId::Devices, number), generation: 1, part: 0 };
+        seal::seal(key, page.bytes(), |key, value| {
+            assert!(value.len() <= STORED_BYTES_MAX);
+            assert!(seal::open(key, &value).is_ok());
+            in_parts += u32::from(key.part > 0);
+        });
+    }
+    assert_eq!(rows as u32, IDS);
+    assert!(in_parts > 0, "some pages are larger than one value");
+}
+
+#[test]
+fn r2_every_stored_value_is_sealed_and_of_4_kib_at_most() {
+    let at = TempDir::new().unwrap();
+    let mut node = Node::new(&at);
+    node.change(
+        (0..20_000).map(|n: u32| (TableId::Devices, format!("{n:0>128}").into_bytes(), Some(vec![1; 300]))),
+    );
+    let completed = node.checkpoint(&[7; 10_000]);
+    drop(node);
+    let tree = raw_tree(&at.path().join("pages-1"));
+    let mut values = 0;
+    for item in tree.raw().iter() {
+        let (key, value) = item.unwrap();
+        assert!(seal::open(Key::decode(&key).unwrap(), &value).is_ok());
+        assert!(value.len() <= STORED_BYTES_MAX, "{}", value.len());
+        values += 1;
+    }
+    assert!(values > completed.pages_written);
+    assert_eq!(fs::read_dir(at.path().join("pages-1").join("blobs")).unwrap().count(), 0);
+}
+
+#[test]
+fn r3_a_generation_older_than_the_record_outside_is_damage_unless_the_log_still_leads_on() {
+    let at = TempDir::new().unwrap();
+    let mut node = Node::new(&at);
+    node.put_devices(0..10, 1);
+    assert_eq!(node.checkpoint(b"").generation, 1);
+    let (opened, dir, model) = node.reopen(&expecting(2, 1));
+    let opened = opened.unwrap();
+    assert!(matches!(&opened.source, Source::FellBack { why } if why.contains("generation 2 was lost")));
+    let node = Node::of(&dir, opened, model);
+    let (refused, dir, _) = node.reopen(&expecting(3, 2));
+    let refused = refused.err().unwrap();
+    assert!(matches!(&refused, DiskError::Damaged { why, .. } if why.contains("older than 2")), "{refused}");
+    assert!(open(&dir, &expecting(1, 1)).is_ok());
+}
+
+#[test]
+fn r3_a_failed_sync_ends_all_checkpoints_and_the_generation_before_stays() {
+    let at = TempDir::new().unwrap();
+    let mut node = Node::new(&at);
+    node.put_devices(0..10, 1);
+    node.checkpoint(b"before");
+    let before = node.model.clone();
+    let Node { dir, pages, checkpointer, .. } = node;
+    drop(checkpointer);
+    let opened = open(&dir, &options()).unwrap();
+    let mut tree = Arc::into_inner(opened.checkpointer.into_tree()).unwrap();
+    tree.break_sync();
+    let mut checkpointer = Checkpointer::over(&dir, tree);
+    let failed = checkpointer.checkpoint(pages.root(), b"after").unwrap_err();
+    assert!(matches!(failed, DiskError::Sync { .. }) && failed.is_final(), "{failed}");
+    let ended = checkpointer.checkpoint(pages.root(), b"after").unwrap_err();
+    assert!(matches!(ended, DiskError::Ended { .. }) && ended.is_final());
+    drop(checkpointer);
+    let opened = open(&dir, &expecting(1, 1)).unwrap();
+    assert_eq!(opened.meta, b"before");
+    Node::of(&dir, opened, before);
+}
+
+#[test]
+fn r4_one_process_works_in_a_directory_and_half_written_snapshots_of_sled_are_removed() {
+    let at = TempDir::new().unwrap();
+    let mut node = Node::new(&at);
+    let second = DataDir::lock(at.path());
+    assert!(
+        matches!(&second, Err(DiskError::InUse { dir }) if dir.ends_with(at.path().file_name().unwrap()))
+    );
+    node.put_devices(0..10, 1);
+    node.checkpoint(b"");
+    let Node { dir, checkpointer, pages, model } = node;
+    drop((checkpointer, pages));
+    let half = at.path().join("pages-1").join("snap.00000000000FFFFF.generating");
+    fs::write(&half, b"half of it").unwrap();
+    fs::write(at.path().join("CURRENT.next"), b"half").unwrap();
+    let opened = open(&dir, &expecting(1, 1)).unwrap();
+    assert!(!half.exists() && !at.path().join("CURRENT.next").exists());
+    Node::of(&dir, opened, model);
+}
+
+#[test]
+fn r5_a_scrub_reads_every_row_again() {
+    let at = TempDir::new().unwrap();
+    let mut node = Node::new(&at);
+    node.put_devices(0..5_000, 1);
+    node.put(TableId::Objects, b"stamp", b"one");
+    let generation = node.checkpoint(b"").generation;
+    let scrubbed = node.checkpointer.disk().scrub(snapshots::LONG).unwrap();
+    assert_eq!((scrubbed.generation, scrubbed.rows), (generation, 5_001));
+    let tree = node.checkpointer.disk().tree();
+    let (key, _) = tree.raw().iter().next().unwrap().unwrap();
+    tree.raw().remove(key).unwrap();
+    assert!(node.checkpointer.disk().scrub(snapshots::LONG).unwrap_err().is_damage());
+}
+
+#[test]
+fn r7_a_directory_far_larger_than_its_contents_is_rewritten_into_a_fresh_one() {
+    let at = TempDir::new().unwrap();
+    let mut node = Node::new(&at);
+    (node.checkpointer.rewrite_bytes_min, node.checkpointer.rewrite_percent) = (0, 0);
+    let mut rewrites = 0;
+    for round in 0..4_u8 {
+        node.put_devices(0..200, round);
+        let completed = node.checkpoint(&[round]);
+        assert!(completed.rewritten);
+        rewrites += 1;
+        let stats = node.checkpointer.disk().stats();
+        assert_eq!((stats.rewrites, stats.generation), (rewrites, completed.generation));
+        pages_dir(&node.dir);
+    }
+    let generation = node.checkpointer.disk().stats().generation;
+    let (opened, dir, model) = node.reopen(&expecting(generation, generation));
+    let opened = opened.unwrap();
+    assert_eq!(opened.meta, [3]);
+    let mut node = Node::of(&dir, opened, model);
+    let reader = node.checkpointer.disk().snapshot(snapshots::LONG).unwrap();
+    (node.checkpointer.rewrite_bytes_min, node.checkpointer.rewrite_percent) = (0, 0);
+    assert!(!node.checkpoint(b"").rewritten, "a snapshot being sent holds the rewrite up");
+    drop(reader);
+    assert!(node.checkpoint(b"").rewritten);
+}
+
+#[test]
+fn r9_garbage_is_collected_so_that_checkpoints_do_not_grow_the_files_without_bound() {
+    let at = TempDir::new().unwrap();
+    let mut node = Node::new(&at);
+    let mut sizes = Vec::new();
+    for round in 0..24_u8 {
+        node.put_devices(0..60_000, round);
+        node.checkpoint(&[round]);
+        let stats = node.checkpointer.disk().stats();
+        assert_eq!(stats.rewrites, 0, "below the size at which rewrites start");
+        sizes.push(stats.amplification_percent());
+    }
+    let (early, late) = (sizes[4..10].iter().max().unwrap(), sizes[18..].iter().max().unwrap());
+    assert!(late * 10 <= early * 15, "bytes on disk for each 100 live ones: {sizes:?}");
+}
+
+#[test]
+fn r10_free_space_is_measured_and_the_ballast_can_be_given_back() {
+    let at = TempDir::new().unwrap();
+    let dir = DataDir::lock(at.path()).unwrap();
+    let space = dir.free_space().unwrap();
+    assert!(space.free_bytes > 0 && space.free_bytes <= space.total_bytes);
+    assert!(space.is_short(space.free_bytes / 2 + 1));
+    let ballast = at.path().join("BALLAST");
+    dir.take_ballast(3_000_000).unwrap();
+    dir.take_ballast(3_000_000).unwrap();
+    assert_eq!(fs::metadata(&ballast).unwrap().len(), 3_000_000);
+    dir.drop_ballast().unwrap();
+    dir.drop_ballast().unwrap();
+    assert!(!ballast.exists());
+}
