@@ -1,0 +1,140 @@
+//! A stream's answers, taken back when nothing of them moves any more.
+//!
+//! A body is only asked for frames while its reader makes room for them. A reader that stops reading would thus hold
+//! pinned pages and a place in its class for as long as its connection lives. So the clock of a stream runs in a
+//! task beside it, and at its end takes the stream from under the reader.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use hyper::body::{Body as HttpBody, Frame};
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::catch::trailers;
+use super::method::Method;
+use super::refusal;
+
+/// A stream's body under a clock.
+pub(super) struct LeasedBody {
+    shared: Arc<Mutex<Lease>>,
+    clock: Option<AbortHandle>,
+}
+
+enum Lease {
+    /// Frames move; the last did at this time.
+    Held {
+        inner: Body,
+        moved: Instant,
+        waker: Option<Waker>,
+    },
+    /// Time is up: the reader is told once.
+    Expired(Box<Status>),
+    Over,
+}
+
+impl LeasedBody {
+    /// Puts a stream's body under its idle time and the caller's own deadline, whichever ends first.
+    pub(super) fn wrap(
+        response: Response<Body>,
+        method: Method,
+        total: Option<(Instant, Duration)>,
+    ) -> Response<Body> {
+        let unbounded = method.idle_max.is_none() && total.is_none();
+        if !method.streams || unbounded || response.body().is_end_stream() {
+            return response;
+        }
+        response.map(|inner| {
+            let shared = Arc::new(Mutex::new(Lease::Held { inner, moved: Instant::now(), waker: None }));
+            let clock = tokio::spawn(watch(Arc::clone(&shared), method, total)).abort_handle();
+            Body::new(Self { shared, clock: Some(clock) })
+        })
+    }
+}
+
+async fn watch(shared: Arc<Mutex<Lease>>, method: Method, total: Option<(Instant, Duration)>) {
+    loop {
+        let moved = match &*shared.lock() {
+            Lease::Held { moved, .. } => *moved,
+            Lease::Expired(_) | Lease::Over => return,
+        };
+        let idle_end = method.idle_max.map(|idle| moved + idle);
+        let total_end = total.map(|(end, _)| end);
+        let Some(end) = idle_end.into_iter().chain(total_end).min() else { return };
+        if end > Instant::now() {
+            tokio::time::sleep_until(end).await;
+            continue;
+        }
+        let status = match (total, method.idle_max) {
+            (Some((due, allowed)), _) if due <= end => refusal::overdue(method, allowed),
+            (_, Some(idle)) => refusal::silent(method, idle),
+            (Some((_, allowed)), None) => refusal::overdue(method, allowed),
+            (None, None) => return,
+        };
+        expire(&shared, status);
+        return;
+    }
+}
+
+fn expire(shared: &Mutex<Lease>, status: Status) {
+    let taken = {
+        let mut lease = shared.lock();
+        match &*lease {
+            Lease::Held { .. } => std::mem::replace(&mut *lease, Lease::Expired(Box::new(status))),
+            Lease::Expired(_) | Lease::Over => return,
+        }
+    };
+    // Dropped outside the lock: a stream's own end may be long.
+    if let Lease::Held { inner, waker, .. } = taken {
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl HttpBody for LeasedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let mut lease = self.shared.lock();
+        match &mut *lease {
+            Lease::Held { inner, moved, waker } => {
+                let polled = Pin::new(inner).poll_frame(cx);
+                match &polled {
+                    Poll::Ready(Some(_)) => *moved = Instant::now(),
+                    Poll::Ready(None) => *lease = Lease::Over,
+                    Poll::Pending => match waker {
+                        Some(waker) => waker.clone_from(cx.waker()),
+                        None => *waker = Some(cx.waker().clone()),
+                    },
+                }
+                polled
+            }
+            Lease::Expired(status) => {
+                let frame = trailers(status);
+                *lease = Lease::Over;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Lease::Over => Poll::Ready(None),
+        }
+    }
+}
+
+impl Drop for LeasedBody {
+    fn drop(&mut self) {
+        if let Some(clock) = self.clock.take() {
+            clock.abort();
+        }
+        // The clock's own hold on the stream goes only when the runtime gets to it; the stream goes now.
+        drop(std::mem::replace(&mut *self.shared.lock(), Lease::Over));
+    }
+}

@@ -1,0 +1,56 @@
+//! What the edge itself refuses, in words: the one place where its layers get their statuses.
+
+use std::time::Duration;
+
+use berth_proto::error::ApiError;
+use http::Response;
+use tonic::Status;
+use tonic::body::Body;
+
+use super::method::{Class, Method};
+
+/// When a shed call is worth repeating: a queue of this length is worked off by then, or it is still too long.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Bytes of a header's value that are told back.
+const TOLD_BYTES_MAX: usize = 32;
+
+/// The class of the call is full.
+pub(super) fn overloaded(class: Class, limit: u64) -> Status {
+    let what = format!("this node is busy with calls of class `{}`", class.name());
+    ApiError::Overloaded { what, limit, retry_after: RETRY_AFTER }.into()
+}
+
+/// The call took longer than its deadline.
+pub(super) fn overdue(method: Method, allowed: Duration) -> Status {
+    late(method, format!("{} was not done within {} ms", method.name(), allowed.as_millis()))
+}
+
+/// A stream moved nothing for too long.
+pub(super) fn silent(method: Method, allowed: Duration) -> Status {
+    late(method, format!("{} moved nothing for {} s", method.name(), allowed.as_secs()))
+}
+
+/// The `grpc-timeout` header cannot be read.
+pub(super) fn bad_timeout(value: &[u8]) -> Status {
+    let told = String::from_utf8_lossy(value.get(..TOLD_BYTES_MAX).unwrap_or(value));
+    let problem = format!("`{told}` is no timeout; it is 1 to 8 digits and one of H M S m u n, as in 500m");
+    ApiError::invalid("grpc-timeout", problem).into()
+}
+
+/// A handler panicked.
+pub(super) fn bug(correlation_id: String) -> Status {
+    ApiError::Internal { correlation_id }.into()
+}
+
+/// A status as a whole response, without a body.
+pub(super) fn answer(status: Status) -> Response<Body> {
+    status.into_http()
+}
+
+fn late(method: Method, what: String) -> Status {
+    if method.mutates {
+        ApiError::OutcomeUnknown { request_id: None, cause: what, timed_out: true }.into()
+    } else {
+        ApiError::DeadlineExceeded { waiting_for: what }.into()
+    }
+}

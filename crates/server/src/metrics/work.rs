@@ -1,0 +1,147 @@
+//! What the node did for its callers: lookups by outcome, writes, grouping, freshness rounds.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+
+use super::histogram::Histogram;
+
+/// Bounds of sizes: of an entry in commands, of a round in sharers.
+const SIZES: [u64; 11] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_000];
+
+/// What a lookup of one device came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookupOutcome {
+    /// Here is its hub.
+    Hit,
+    /// There is no such device.
+    Unknown,
+    /// It exists and must not be reached now: disabled, enrolling, unassigned or failed.
+    Unavailable,
+    /// Its ID is malformed or ambiguous.
+    Refused,
+}
+
+/// Counters of the client-facing work.
+#[derive(Debug)]
+pub struct WorkMetrics {
+    lookups: [Counter; LookupOutcome::ALL.len()],
+    routes: Counter,
+    writes: Counter,
+    devices: Counter,
+    writes_refused: Family<[(&'static str, &'static str); 1], Counter>,
+    group_commands: Arc<Histogram>,
+    read_rounds: Counter,
+    read_sharers: Arc<Histogram>,
+}
+
+impl LookupOutcome {
+    const ALL: [Self; 4] = [Self::Hit, Self::Unknown, Self::Unavailable, Self::Refused];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Unknown => "unknown",
+            Self::Unavailable => "unavailable",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl WorkMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let work = Self {
+            lookups: Default::default(),
+            routes: Counter::default(),
+            writes: Counter::default(),
+            devices: Counter::default(),
+            writes_refused: Family::default(),
+            group_commands: Arc::new(Histogram::new(&SIZES, 1.0)),
+            read_rounds: Counter::default(),
+            read_sharers: Arc::new(Histogram::new(&SIZES, 1.0)),
+        };
+        for (outcome, counter) in LookupOutcome::ALL.iter().zip(&work.lookups) {
+            // Not a family: those take a lock per count.
+            registry.sub_registry_with_label(("outcome".into(), outcome.name().into())).register(
+                "lookups",
+                "Devices looked up",
+                counter.clone(),
+            );
+        }
+        registry.register("route_lookups", "Routes looked up", work.routes.clone());
+        registry.register(
+            "writes_accepted",
+            "Commands that changed something or confirmed it",
+            work.writes.clone(),
+        );
+        registry.register("writes_devices", "Devices that accepted commands named", work.devices.clone());
+        registry.register("writes_refused", "Commands refused, by reason", work.writes_refused.clone());
+        let help = "Client commands in one replicated entry";
+        registry.register("write_group_commands", help, SharedHistogram(Arc::clone(&work.group_commands)));
+        registry.register(
+            "read_index_rounds",
+            "Rounds that confirmed how fresh reads are",
+            work.read_rounds.clone(),
+        );
+        let help = "Reads that shared one round";
+        registry.register("read_index_sharers", help, SharedHistogram(Arc::clone(&work.read_sharers)));
+        work
+    }
+
+    /// Counts `devices` looked up with one outcome.
+    pub fn looked_up(&self, outcome: LookupOutcome, devices: u64) {
+        let [hit, unknown, unavailable, refused] = &self.lookups;
+        let counter = match outcome {
+            LookupOutcome::Hit => hit,
+            LookupOutcome::Unknown => unknown,
+            LookupOutcome::Unavailable => unavailable,
+            LookupOutcome::Refused => refused,
+        };
+        counter.inc_by(devices);
+    }
+
+    /// Counts a route looked up.
+    pub fn route_looked_up(&self) {
+        self.routes.inc();
+    }
+
+    /// Counts a command that was accepted and the devices it named.
+    pub fn write_accepted(&self, devices: u64) {
+        self.writes.inc();
+        self.devices.inc_by(devices);
+    }
+
+    /// Counts a command that was refused; `reason` is that of the error sent, which is one of a fixed list.
+    pub fn write_refused(&self, reason: &'static str) {
+        self.writes_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Counts an entry with so many client commands.
+    pub fn grouped(&self, commands: u64) {
+        self.group_commands.observe(commands);
+    }
+
+    /// Counts a round of the read index that so many reads shared.
+    pub fn read_round(&self, sharers: u64) {
+        self.read_rounds.inc();
+        self.read_sharers.observe(sharers);
+    }
+}
+
+/// One histogram, held by its owner and by the registry.
+#[derive(Debug)]
+struct SharedHistogram(Arc<Histogram>);
+
+impl EncodeMetric for SharedHistogram {
+    fn encode(&self, encoder: prometheus_client::encoding::MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
