@@ -207,7 +207,8 @@ impl Config {
                 }
                 if !nodes.iter().any(|(name, _)| *name == self.node_name) {
                     let names = nodes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-                    let problem = format!("is not in the bootstrap list ({names}); name this node by --node-name");
+                    let problem =
+                        format!("is not in the bootstrap list ({names}); name this node by --node-name");
                     return Err(value("node_name", &self.node_name, problem));
                 }
                 Ok(())
@@ -229,7 +230,10 @@ fn check_name(setting: &'static str, name: &str) -> Result<(), ConfigError> {
 }
 
 fn check_addr(setting: &'static str, addr: &str) -> Result<(), ConfigError> {
-    let port = addr.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+    let port = addr
+        .rsplit_once(':')
+        .filter(|(host, _)| !host.is_empty())
+        .and_then(|(_, port)| port.parse::<u16>().ok());
     match port {
         Some(port) if port > 0 => Ok(()),
         _ => Err(value(setting, addr, "an address is host:port, as in 10.0.0.4:7401")),

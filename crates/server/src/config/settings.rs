@@ -87,7 +87,9 @@ impl Settings {
         let read = || {
             let bytes = std::fs::metadata(path)?.len();
             if bytes > FILE_BYTES_MAX {
-                return Err(std::io::Error::other(format!("it has {bytes} bytes; at most {FILE_BYTES_MAX} are read")));
+                return Err(std::io::Error::other(format!(
+                    "it has {bytes} bytes; at most {FILE_BYTES_MAX} are read"
+                )));
             }
             std::fs::read_to_string(path)
         };
@@ -168,7 +170,12 @@ impl Settings {
             },
             checkpoint: CheckpointPace {
                 log_bytes: mib("checkpoint.log_mib", self.checkpoint.log_mib, 64, 4..=16_384)?,
-                interval: Duration::from_secs(bounded("checkpoint.seconds", self.checkpoint.seconds, 300, 1..=86_400)?),
+                interval: Duration::from_secs(bounded(
+                    "checkpoint.seconds",
+                    self.checkpoint.seconds,
+                    300,
+                    1..=86_400,
+                )?),
                 bytes_per_second: match self.checkpoint.mib_per_second {
                     None | Some(0) => None,
                     given => Some(mib("checkpoint.mib_per_second", given, 0, 1..=100_000)?),
@@ -190,9 +197,9 @@ impl Settings {
 fn parse_listen(setting: &'static str, given: Option<&str>, port: u16) -> Result<SocketAddr, ConfigError> {
     match given {
         None => Ok(SocketAddr::from(([127, 0, 0, 1], port))),
-        Some(text) => text
-            .parse()
-            .map_err(|_| value(setting, text, "a listen address is IP:port, as in 127.0.0.1:7400 or [::1]:7400")),
+        Some(text) => text.parse().map_err(|_| {
+            value(setting, text, "a listen address is IP:port, as in 127.0.0.1:7400 or [::1]:7400")
+        }),
     }
 }
 

@@ -11,12 +11,15 @@ fn nothing_given_is_a_single_node_on_loopback() {
     let config = Config::from_settings([]).unwrap();
     assert_eq!(config.start, Start::Single);
     assert_eq!(config.data_dir, PathBuf::from("berth-data"));
-    assert!([config.listen, config.peer_listen, config.http_listen].iter().all(|addr| addr.ip().is_loopback()));
+    assert!(
+        [config.listen, config.peer_listen, config.http_listen].iter().all(|addr| addr.ip().is_loopback())
+    );
 }
 
 #[test]
 fn the_earlier_source_wins() {
-    let file = Settings::from_toml("node_name = \"file\"\nlisten = \"127.0.0.1:1\"\n[limits]\nbulk = 3").unwrap();
+    let file =
+        Settings::from_toml("node_name = \"file\"\nlisten = \"127.0.0.1:1\"\n[limits]\nbulk = 3").unwrap();
     let config = Config::from_settings([flags(|s| s.node_name = Some("flag".into())), file]).unwrap();
     assert_eq!((config.node_name.as_str(), config.listen.port(), config.limits.bulk), ("flag", 1, 3));
 }

@@ -164,13 +164,19 @@ impl<SM: Machine> RaftNode<SM> {
         view: Arc<dyn MachineView>,
     ) -> Result<Self, RaftStartError> {
         let identity = keeper.identity();
-        if let (Some(id), Some(_), true) = (identity.node_id, identity.cluster, log.is_blank()) {
+        if let (Some(id), true, true) = (identity.node_id, identity.settled, log.is_blank()) {
             return Err(RaftStartError::LogLost(id));
         }
         let runtime = Threads(Some(
-            Builder::new_multi_thread().worker_threads(THREADS).thread_name("berth-raft").enable_all().build()?,
+            Builder::new_multi_thread()
+                .worker_threads(THREADS)
+                .thread_name("berth-raft")
+                .enable_all()
+                .build()?,
         ));
-        let Some(threads) = runtime.0.as_ref() else { return Err(RaftStartError::Fatal("no threads".into())) };
+        let Some(threads) = runtime.0.as_ref() else {
+            return Err(RaftStartError::Fatal("no threads".into()));
+        };
         let parts = threads
             .spawn(assemble(options, Arc::clone(&keeper), log, machine, view))
             .await
@@ -297,8 +303,12 @@ impl<SM: Machine> RaftNode<SM> {
     /// # Errors
     /// [`MembershipError`]; [`MembershipError::Unusable`] where nobody answers there, or somebody of another cluster.
     pub async fn invite(&self, peer_addr: &str) -> Result<u64, MembershipError> {
-        let unusable = |why: String| MembershipError::Unusable { what: "peer address", value: format!("{peer_addr} ({why})") };
-        let hello = self.links.hello(peer_addr).await.map_err(|status| unusable(status.message().to_owned()))?;
+        let unusable = |why: String| MembershipError::Unusable {
+            what: "peer address",
+            value: format!("{peer_addr} ({why})"),
+        };
+        let hello =
+            self.links.hello(peer_addr).await.map_err(|status| unusable(status.message().to_owned()))?;
         let theirs = super::identity::read_uuid(&hello.cluster);
         if theirs.is_some() && theirs != self.keeper.identity().cluster {
             return Err(unusable("that node belongs to another cluster".to_owned()));
@@ -406,10 +416,10 @@ async fn assemble<SM: Machine>(
     machine: SM,
     view: Arc<dyn MachineView>,
 ) -> Result<Parts<SM>, RaftStartError> {
-    let RaftNodeOptions { start, node, listener, timing, dial, clock, seed, snapshot_bytes_per_second } = options;
+    let RaftNodeOptions { start, node, listener, timing, dial, clock, seed, snapshot_bytes_per_second } =
+        options;
     let config = timing.config()?;
-    let links =
-        Arc::new(Links::new(dial, Arc::clone(&keeper), Arc::clone(&view), snapshot_bytes_per_second));
+    let links = Arc::new(Links::new(dial, Arc::clone(&keeper), Arc::clone(&view), snapshot_bytes_per_second));
 
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -436,7 +446,9 @@ async fn assemble<SM: Machine>(
         hash_key: seed.hash_key,
     };
     tokio::spawn(steward.run());
-    let grouper = Grouper::start(RaftReplicate { raft: raft.clone() }, clock, Arc::clone(&view));
+    let stamps = Arc::clone(&view);
+    let applied_stamp_ms = Arc::new(move || stamps.stamp_ms());
+    let grouper = Grouper::start(RaftReplicate { raft: raft.clone() }, clock, applied_stamp_ms);
     let barrier = RaftBarrier { raft: raft.clone(), links: Arc::clone(&links), id: node_id };
     let reads = ReadIndex::start(barrier, view.applied());
     Ok(Parts { id: node_id, raft, membership, grouper, reads, links })
@@ -466,7 +478,8 @@ impl<SM: Machine> Barrier for RaftBarrier<SM> {
     async fn confirm(&self) -> Result<(LogId, Role), ReadError> {
         let (id, leader) = leader_of(&self.raft).ok_or(ReadError::NoLeader)?;
         if id == self.id {
-            let linearizer = self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(read_error)?;
+            let linearizer =
+                self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(read_error)?;
             return Ok((*linearizer.read_log_id().log_id(), Role::Leader));
         }
         match self.links.read_index(id, &leader).await {

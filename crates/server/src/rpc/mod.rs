@@ -45,9 +45,7 @@ impl Api {
 
     /// The lookup service, with a small limit for single lookups and a larger one for batches.
     pub fn lookup_service(&self) -> SizedLookup<Self> {
-        let server = || {
-            LookupServiceServer::new(self.clone()).max_encoding_message_size(ANSWER_BYTES_MAX)
-        };
+        let server = || LookupServiceServer::new(self.clone()).max_encoding_message_size(ANSWER_BYTES_MAX);
         SizedLookup::new(
             server().max_decoding_message_size(LOOKUP_BYTES_MAX),
             server().max_decoding_message_size(BATCH_BYTES_MAX),

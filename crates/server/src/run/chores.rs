@@ -1,0 +1,215 @@
+//! What a node does beside answering: opens its gate, takes checkpoints, measures its disk, lets go of old pins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_store::log::LogStore;
+use berth_store::machine::{Handle, Machine};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::told;
+use crate::config::CheckpointPace;
+use crate::directory::{Directory, SpaceGate};
+use crate::health::{Health, Serving};
+use crate::metrics::{Metrics, whole};
+use crate::raft::RaftNode;
+
+/// Between two attempts to pass the first barrier.
+const BARRIER_PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks at whether a checkpoint is due, and at the disk.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Between two looks at who leads.
+const LEADER_LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two rounds of letting go.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+pub(super) struct Chores {
+    pub(super) raft: Arc<RaftNode<Machine>>,
+    pub(super) machine: Handle,
+    pub(super) log: LogStore,
+    pub(super) directory: Directory,
+    pub(super) health: Health,
+    pub(super) pace: CheckpointPace,
+    pub(super) ballast_bytes: u64,
+    pub(super) space: SpaceGate,
+}
+
+impl Chores {
+    pub(super) fn spawn(self, tasks: &mut JoinSet<()>) {
+        tasks.spawn(close_on_install(self.machine.clone(), self.directory.clone()));
+        tasks.spawn(open_gate(self.directory.clone(), self.health.clone()));
+        tasks.spawn(tell_writes(Arc::clone(&self.raft), self.health.clone()));
+        tasks.spawn(take_checkpoints(self.raft, self.machine.clone(), self.pace));
+        tasks.spawn(watch_disk(self.machine, self.directory.clone(), self.ballast_bytes, self.space));
+        tasks.spawn(let_go(self.directory));
+    }
+
+    /// Sets the gauges whenever somebody looks.
+    pub(super) fn sample_into(&self, metrics: &Metrics) {
+        let (raft, machine, log) = (Arc::downgrade(&self.raft), self.machine.clone(), self.log.clone());
+        let directory = self.directory.clone();
+        metrics.set_sampler(Box::new(move |metrics| {
+            if let Some(raft) = raft.upgrade() {
+                sample_raft(metrics, &raft);
+            }
+            sample_store(metrics, &machine, &log, &directory);
+        }));
+    }
+}
+
+fn sample_raft(metrics: &Metrics, raft: &RaftNode<Machine>) {
+    let status = raft.status();
+    let index = |position: Option<berth_store::raft::LogId>| whole(position.map_or(0, |id| id.index));
+    let gauges = &metrics.raft;
+    gauges.term.set(whole(status.term));
+    gauges.is_leader.set(i64::from(status.leads));
+    let voters = status.members.iter().filter(|member| member.voter).count() as u64;
+    gauges.voters.set(whole(voters));
+    gauges.learners.set(whole(status.members.len() as u64 - voters));
+    gauges.last_log_index.set(whole(status.last_index.unwrap_or(0)));
+    gauges.committed_index.set(index(status.committed));
+    gauges.applied_index.set(index(status.applied));
+    gauges.snapshot_index.set(index(status.snapshot));
+    gauges.purged_index.set(index(status.purged));
+    let last = status.last_index.unwrap_or(0);
+    let others = status.members.iter().filter(|member| status.leads && member.id != status.id);
+    gauges.set_peer_lag(others.map(|m| (m.id, last.saturating_sub(m.matched.map_or(0, |id| id.index)))));
+}
+
+fn sample_store(metrics: &Metrics, machine: &Handle, log: &LogStore, directory: &Directory) {
+    let snapshot = directory.newest();
+    let disk = machine.disk_stats();
+    let gauges = &metrics.store;
+    gauges.revision.set(whole(snapshot.revision().0));
+    gauges.devices.set(whole(snapshot.device_count()));
+    gauges.hubs.set(whole(snapshot.topology().hubs().count() as u64));
+    gauges.stamps.set(whole(snapshot.topology().stamps().count() as u64));
+    gauges.live_bytes.set(whole(snapshot.live_bytes()));
+    gauges.page_bytes.set(whole(snapshot.live_bytes()));
+    gauges.pages.set(whole(snapshot.page_count()));
+    gauges.pinned_roots.set(whole(directory.pins().count() as u64));
+    gauges.disk_bytes.set(whole(disk.disk_bytes));
+    gauges.log_bytes.set(whole(log.on_disk_bytes()));
+    gauges.checkpoint_generation.set(whole(disk.generation));
+    gauges.checkpoint_age_seconds.set(machine.checkpoint_age().map_or(0.0, |age| age.as_secs_f64()));
+    gauges.checkpoint_duration_seconds.set(disk.checkpoint_took.as_secs_f64());
+}
+
+/// Passes one read-index barrier after the start and after each installed snapshot: until then no level is served.
+async fn open_gate(directory: Directory, health: Health) {
+    let mut state = directory.serving().watch();
+    loop {
+        while directory.serving().check().is_err() {
+            // Who stops never opens again, and this task is ended with the node.
+            if directory.barrier().await.is_err() {
+                tokio::time::sleep(BARRIER_PAUSE).await;
+            }
+        }
+        health.set_read(Serving::Yes);
+        if state.wait_for(|state| *state != crate::directory::State::Open).await.is_err() {
+            return;
+        }
+        health.set_read(told(directory.serving().check()));
+    }
+}
+
+async fn close_on_install(machine: Handle, directory: Directory) {
+    let mut position = machine.reader().position();
+    let mut installs = position.borrow_and_update().installs;
+    while position.changed().await.is_ok() {
+        let now = position.borrow_and_update().installs;
+        if now != installs {
+            installs = now;
+            directory.serving().installed_snapshot();
+        }
+    }
+}
+
+/// Writes are served where a leader is known: any node can say where to go.
+async fn tell_writes(raft: Arc<RaftNode<Machine>>, health: Health) {
+    let mut ticks = interval(LEADER_LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut known = None;
+    loop {
+        ticks.tick().await;
+        let leader = raft.leader().map(|(id, _)| id);
+        if leader != known {
+            health.set_write(match leader {
+                Some(_) => Serving::Yes,
+                None => Serving::No("no leader is known".to_owned()),
+            });
+            known = leader;
+        }
+    }
+}
+
+async fn take_checkpoints(raft: Arc<RaftNode<Machine>>, machine: Handle, pace: CheckpointPace) {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut checkpointed = machine.checkpointed();
+    let mut last = Instant::now();
+    loop {
+        ticks.tick().await;
+        let waiting = machine.bytes_since_checkpoint();
+        let due = waiting >= pace.log_bytes || (waiting > 0 && last.elapsed() >= pace.interval);
+        if !due {
+            continue;
+        }
+        checkpointed.borrow_and_update();
+        if raft.checkpoint().await.is_err() || checkpointed.changed().await.is_err() {
+            return;
+        }
+        last = Instant::now();
+    }
+}
+
+async fn watch_disk(machine: Handle, directory: Directory, ballast_bytes: u64, space: SpaceGate) {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut ballast =
+        ballast_bytes > 0 && blocking(machine.clone(), move |m| m.take_ballast(ballast_bytes)).await;
+    loop {
+        ticks.tick().await;
+        let live_bytes = directory.newest().live_bytes();
+        let free = match machine.free_space() {
+            Ok(free) => free,
+            Err(error) => {
+                tracing::warn!(%error, "the free space of the data directory is not known");
+                continue;
+            }
+        };
+        space.set(free.free_bytes, free.needed_bytes(live_bytes));
+        if free.is_short(live_bytes) && ballast {
+            tracing::error!(
+                free_bytes = free.free_bytes,
+                "the disk is nearly full; the ballast file is given back"
+            );
+            ballast = !blocking(machine.clone(), Handle::drop_ballast).await;
+        }
+    }
+}
+
+/// Runs a slow file operation off the async workers; true where it succeeded.
+async fn blocking(
+    machine: Handle,
+    work: impl FnOnce(&Handle) -> Result<(), berth_store::disk::DiskError> + Send + 'static,
+) -> bool {
+    let done = tokio::task::spawn_blocking(move || work(&machine)).await;
+    match done {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the ballast file cannot be changed");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+async fn let_go(directory: Directory) {
+    let mut ticks = interval(SWEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        directory.pins().sweep();
+    }
+}
