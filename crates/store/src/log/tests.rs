@@ -1,5 +1,6 @@
 //! The log against openraft's conformance suite, and against cut and damaged files.
 
+mod acknowledged;
 mod memory;
 
 use std::path::Path;
