@@ -138,3 +138,85 @@ impl Drop for LeasedBody {
         drop(std::mem::replace(&mut *self.shared.lock(), Lease::Over));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt, stream};
+    use http_body_util::{BodyExt, StreamBody};
+    use tonic::Code;
+
+    use super::*;
+    use crate::edge::Methods;
+
+    struct Told(Option<tokio::sync::oneshot::Sender<()>>);
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            let _ = self.0.take().unwrap().send(());
+        }
+    }
+
+    fn method(idle: Duration) -> Method {
+        Method { idle_max: Some(idle), ..Methods::of_this_build().find("/berth.v1.DeviceService/Export") }
+    }
+
+    /// A stream of one frame and then silence, and what hears when it is dropped.
+    fn stream() -> (Response<Body>, tokio::sync::oneshot::Receiver<()>) {
+        let (dropped, hears) = tokio::sync::oneshot::channel();
+        let told = Told(Some(dropped));
+        let frames = stream::iter([Ok::<_, Status>(Frame::data(Bytes::from_static(b"one")))]).chain(
+            stream::pending().map(move |never: Result<_, Status>| {
+                let _ = &told;
+                never
+            }),
+        );
+        (Response::new(Body::new(StreamBody::new(frames))), hears)
+    }
+
+    #[tokio::test]
+    async fn a_silent_stream_ends_with_a_status() {
+        let (response, dropped) = stream();
+        let mut body = LeasedBody::wrap(response, method(Duration::from_millis(30)), None).into_body();
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        let last = body.frame().await.unwrap().unwrap();
+        let status = Status::from_header_map(last.trailers_ref().unwrap()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(body.frame().await.is_none());
+        dropped.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_reader_stopped_reading_is_taken_back() {
+        let (response, dropped) = stream();
+        let body = LeasedBody::wrap(response, method(Duration::from_millis(30)), None).into_body();
+        dropped.await.unwrap();
+        drop(body);
+    }
+
+    #[tokio::test]
+    async fn the_callers_own_deadline_ends_a_stream_that_still_moves() {
+        let frames = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            Some((Ok::<_, Status>(Frame::data(Bytes::from_static(b"more"))), ()))
+        });
+        let response = Response::new(Body::new(StreamBody::new(frames)));
+        let allowed = Duration::from_millis(40);
+        let total = Some((Instant::now() + allowed, allowed));
+        let mut body = LeasedBody::wrap(response, method(Duration::from_secs(60)), total).into_body();
+        let status = loop {
+            let frame = body.frame().await.unwrap().unwrap();
+            if let Some(trailers) = frame.trailers_ref() {
+                break Status::from_header_map(trailers).unwrap();
+            }
+        };
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(status.message().contains("40 ms"), "{status:?}");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_body_drops_its_stream_at_once() {
+        let (response, mut dropped) = stream();
+        drop(LeasedBody::wrap(response, method(Duration::from_secs(60)), None));
+        assert!(dropped.try_recv().is_ok());
+    }
+}

@@ -1,0 +1,5 @@
+//! The edge over real sockets of the loopback.
+
+mod abuse;
+mod bounds;
+mod node;
