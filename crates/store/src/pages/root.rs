@@ -2,7 +2,7 @@
 
 use super::address::page_of;
 use super::layout::{self, PageDamage, Places, RowPlace};
-use super::slot::{PageGuard, Spine};
+use super::slot::{PageGuard, PageVersion, Spine};
 use super::{HashKey, RowHash, TableId, row_digest};
 use std::ops::Deref;
 
@@ -111,6 +111,15 @@ impl<M> Root<M> {
             }
         }
         digest
+    }
+
+    /// The newest version of a page, for the writer, whose newest root this is.
+    pub(crate) fn newest_page(&self, table: TableId, page: u32) -> Option<PageVersion> {
+        let table = &self.tables[table.index()];
+        if page >= table.size.pages {
+            return None;
+        }
+        table.spine.slot(page)?.newest()
     }
 
     pub(crate) fn page(&self, table: TableId, page: u32) -> Option<PageGuard> {

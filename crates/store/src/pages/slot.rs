@@ -33,6 +33,79 @@ pub(crate) fn version_of(page: &PageVersion) -> u64 {
     page.header.header.version
 }
 
+/// A page being changed. As long as its length stays, it is changed in the very allocation that will be
+/// published, so that the commonest change copies a page once.
+#[derive(Default)]
+pub(crate) struct Draft {
+    /// The next version, which nobody else can see yet.
+    whole: Option<PageVersion>,
+    /// Its bytes, once their number changes.
+    grown: Vec<u8>,
+    /// Then, the version that it replaces.
+    previous: Option<PageVersion>,
+}
+
+impl Draft {
+    /// A page without bytes that replaces none, in a buffer of `spare` if there is one.
+    pub(crate) fn empty(spare: &mut Vec<Vec<u8>>) -> Self {
+        let mut grown = spare.pop().unwrap_or_default();
+        grown.clear();
+        Self { grown, ..Self::default() }
+    }
+
+    /// A copy of `page` that will replace it at `version`.
+    pub(crate) fn of(version: u64, page: PageVersion) -> Self {
+        let bytes = page.clone();
+        Self { whole: Some(new_version(version, Some(page), &bytes.slice)), ..Self::default() }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.whole.as_ref().map_or(&self.grown, |page| &page.slice)
+    }
+
+    /// Writes `value` over as many bytes from `at` on.
+    pub(crate) fn overwrite(&mut self, at: usize, value: &[u8]) {
+        let over = |bytes: &mut [u8]| {
+            if let Some(place) = bytes.get_mut(at..at + value.len()) {
+                place.copy_from_slice(value);
+            }
+        };
+        match &mut self.whole {
+            Some(page) => page.with_arc_mut(|page| {
+                // Nobody else has seen it, so that this is its only count.
+                if let Some(page) = triomphe::Arc::get_mut(page) {
+                    over(page.slice_mut());
+                }
+            }),
+            None => over(&mut self.grown),
+        }
+    }
+
+    /// The bytes, to be made more or fewer.
+    pub(crate) fn grown(&mut self, spare: &mut Vec<Vec<u8>>) -> &mut Vec<u8> {
+        if let Some(page) = self.whole.take() {
+            self.grown = spare.pop().unwrap_or_default();
+            self.grown.clear();
+            self.grown.extend_from_slice(&page.slice);
+            self.previous = page.header.header.previous.lock().take();
+        }
+        &mut self.grown
+    }
+
+    /// The version to publish.
+    pub(crate) fn finish(&mut self, version: u64) -> PageVersion {
+        match self.whole.take() {
+            Some(page) => page,
+            None => new_version(version, self.previous.take(), &self.grown),
+        }
+    }
+
+    /// The buffer that bytes grew in, for another draft.
+    pub(crate) fn into_spare(self) -> Vec<u8> {
+        self.grown
+    }
+}
+
 /// A page version held by a reader, at the price of no shared counter in the usual case.
 pub(crate) enum PageGuard {
     /// The newest version, straight from its slot.
@@ -91,28 +164,28 @@ impl Slot {
     pub(crate) fn put(&self, page: PageVersion) {
         self.0.store(Some(page));
     }
+}
 
-    /// Called when the root of version `ended` is no longer held: the page version that it covered is dropped,
-    /// unless another root of `held` (sorted, oldest first) covers it. Then it gives the place of the newest
-    /// of these in `held`, whose end decides next. Only the writer may call it.
-    pub(crate) fn release(&self, ended: u64, held: &[u64]) -> Option<usize> {
-        let mut newer = self.newest()?;
-        loop {
-            let older = newer.header.header.previous.lock().clone()?;
-            if version_of(&older) > ended {
-                newer = older;
-                continue;
-            }
-            let below_newer = held.partition_point(|&root| root < version_of(&newer));
-            let covering = below_newer.checked_sub(1).filter(|&place| held[place] >= version_of(&older));
-            if covering.is_none() && version_of(&newer) > ended {
-                // A reader that stands on `older` on its way to the next one still finds it there.
-                let next = older.header.header.previous.lock().clone();
-                let dropped = std::mem::replace(&mut *newer.header.header.previous.lock(), next);
-                drop(dropped);
-            }
-            return covering;
+/// Called when the root of version `ended` is no longer held, with the newest version of a page: the version that
+/// the root covered is dropped, unless another root of `held` (sorted, oldest first) covers it. Then it gives the
+/// place of the newest of these in `held`, whose end decides next. Only the writer may call it.
+pub(crate) fn release(newest: PageVersion, ended: u64, held: &[u64]) -> Option<usize> {
+    let mut newer = newest;
+    loop {
+        let older = newer.header.header.previous.lock().clone()?;
+        if version_of(&older) > ended {
+            newer = older;
+            continue;
         }
+        let below_newer = held.partition_point(|&root| root < version_of(&newer));
+        let covering = below_newer.checked_sub(1).filter(|&place| held[place] >= version_of(&older));
+        if covering.is_none() && version_of(&newer) > ended {
+            // A reader that stands on `older` on its way to the next one still finds it there.
+            let next = older.header.header.previous.lock().clone();
+            let dropped = std::mem::replace(&mut *newer.header.header.previous.lock(), next);
+            drop(dropped);
+        }
+        return covering;
     }
 }
 

@@ -3,6 +3,7 @@
 use super::address::{page_of, split_source};
 use super::layout::{self, Places, RowPlace};
 use super::root::{BytesHeld, Candidates, Root, Row, TableSize, digest_at};
+use super::slot::Draft;
 use super::writer::Pages;
 use super::{
     KEY_BYTES_MAX, PAGE_BYTES_MAX, PAGE_TARGET_BYTES, PAGES_MAX, PageError, TableId, VALUE_BYTES_MAX,
@@ -35,7 +36,7 @@ pub(crate) struct Overlay {
 pub(crate) struct TableOverlay {
     pub(crate) size: TableSize,
     /// Changed pages, in the order of their first change.
-    pub(crate) changed: Vec<(u32, Vec<u8>)>,
+    pub(crate) changed: Vec<(u32, Draft)>,
     /// For each page its place in `changed` plus one; 0 if unchanged.
     place: Vec<u32>,
 }
@@ -92,26 +93,31 @@ impl<'a, M> Working<'a, M> {
             return Err(PageError::ValueTooLong { table, bytes: value.len() });
         }
         let number = page_of(hash, self.pages.overlay.tables[table.index()].size.pages);
-        let (page, digest, size) = self.pages.change(table, number);
-        let before = page.len() as u64;
-        let found = layout::find(page, hash, key);
-        let rows = layout::row_count(page);
-        let larger = page.len() + value.len() + key.len() + ROW_OVERHEAD_BYTES_MAX;
+        let Change { draft, digest, size, spare } = self.pages.change(table, number);
+        let before = draft.bytes().len();
+        let found = layout::find(draft.bytes(), hash, key);
+        let rows = layout::row_count(draft.bytes());
+        let larger = before + value.len() + key.len() + ROW_OVERHEAD_BYTES_MAX;
         if larger > PAGE_BYTES_MAX || (found.is_none() && rows >= layout::ROWS_MAX) {
             return Err(PageError::PageFull { table, page: number, rows });
         }
         let place = match found {
             Some(place) => {
-                *digest = digest.wrapping_sub(digest_at(table, page, place));
-                layout::set_value(page, place, value)
+                *digest = digest.wrapping_sub(digest_at(table, draft.bytes(), place));
+                if place.end - place.value == value.len() {
+                    draft.overwrite(place.value, value);
+                    place
+                } else {
+                    layout::set_value(draft.grown(spare), place, value)
+                }
             }
             None => {
                 size.rows += 1;
-                layout::append(page, hash, key, value)
+                layout::append(draft.grown(spare), hash, key, value)
             }
         };
-        *digest = digest.wrapping_add(digest_at(table, page, place));
-        size.bytes = size.bytes + page.len() as u64 - before;
+        *digest = digest.wrapping_add(digest_at(table, draft.bytes(), place));
+        size.bytes = size.bytes + draft.bytes().len() as u64 - before as u64;
         while self.pages.split_one_if_large(table) {}
         Ok(found.is_some())
     }
@@ -122,8 +128,9 @@ impl<'a, M> Working<'a, M> {
             return false;
         }
         let number = page_of(hash, self.pages.overlay.tables[table.index()].size.pages);
-        let (page, digest, size) = self.pages.change(table, number);
-        let Some(place) = layout::find(page, hash, key) else { return false };
+        let Change { draft, digest, size, spare } = self.pages.change(table, number);
+        let Some(place) = layout::find(draft.bytes(), hash, key) else { return false };
+        let page = draft.grown(spare);
         let before = page.len() as u64;
         *digest = digest.wrapping_sub(digest_at(table, page, place));
         layout::remove(page, place);
@@ -154,9 +161,16 @@ impl<M> Drop for Working<'_, M> {
     }
 }
 
+/// A page that is about to change, and the figures that change with it.
+struct Change<'a> {
+    draft: &'a mut Draft,
+    digest: &'a mut u128,
+    size: &'a mut TableSize,
+    spare: &'a mut Vec<Vec<u8>>,
+}
+
 impl<M> Pages<M> {
-    /// The buffer of a page that is about to change, with the figures that change with it.
-    fn change(&mut self, table: TableId, number: u32) -> (&mut Vec<u8>, &mut u128, &mut TableSize) {
+    fn change(&mut self, table: TableId, number: u32) -> Change<'_> {
         let newest = &self.newest;
         let Overlay { tables, digest, spare } = &mut self.overlay;
         let TableOverlay { size, changed, place } = &mut tables[table.index()];
@@ -165,22 +179,20 @@ impl<M> Pages<M> {
             place.resize((at + 1).next_power_of_two(), 0);
         }
         if place[at] == 0 {
-            let mut buffer = spare.pop().unwrap_or_default();
-            match newest.page(table, number) {
-                Some(page) => {
-                    buffer.clear();
-                    buffer.extend_from_slice(page.bytes());
-                }
+            let draft = match newest.newest_page(table, number) {
+                Some(page) => Draft::of(newest.version + 1, page),
                 None => {
-                    layout::clear(&mut buffer);
-                    size.bytes += buffer.len() as u64;
+                    let mut draft = Draft::empty(spare);
+                    layout::clear(draft.grown(spare));
+                    size.bytes += draft.bytes().len() as u64;
+                    draft
                 }
-            }
-            changed.push((number, buffer));
+            };
+            changed.push((number, draft));
             place[at] = changed.len() as u32;
         }
         let index = place[at] as usize - 1;
-        (&mut changed[index].1, digest, size)
+        Change { draft: &mut changed[index].1, digest, size, spare }
     }
 
     /// Splits the page whose turn it is if the mean page is past its target.
@@ -193,9 +205,10 @@ impl<M> Pages<M> {
         let (row_hash, hash_key) = (self.newest.row_hash, self.newest.hash_key);
         let mut stay = self.overlay.spare.pop().unwrap_or_default();
         layout::clear(&mut stay);
-        let (moved, _, _) = self.change(table, target);
-        let mut moved = std::mem::take(moved);
-        let (page, _, size) = self.change(table, source);
+        let Change { draft, spare, .. } = self.change(table, target);
+        let mut moved = std::mem::take(draft.grown(spare));
+        let Change { draft, size, spare, .. } = self.change(table, source);
+        let page = draft.bytes();
         let mut places = Places::all(page);
         while let Some(RowPlace { start, value, end, .. }) = places.next(page) {
             let key = &page[start + 1..value];
@@ -207,10 +220,10 @@ impl<M> Pages<M> {
         size.bytes =
             size.bytes + (stay.len() + moved.len()) as u64 - page.len() as u64 - layout::HEADER_BYTES as u64;
         size.pages += 1;
-        std::mem::swap(page, &mut stay);
-        self.overlay.spare.push(stay);
-        let (empty, _, _) = self.change(table, target);
-        *empty = moved;
+        std::mem::swap(draft.grown(spare), &mut stay);
+        spare.push(stay);
+        let Change { draft, spare, .. } = self.change(table, target);
+        *draft.grown(spare) = moved;
         true
     }
 }
@@ -230,11 +243,13 @@ impl Overlay {
     /// Forgets all changes, keeping their buffers.
     pub(crate) fn discard(&mut self) {
         for table in &mut self.tables {
-            for (number, buffer) in table.changed.drain(..) {
+            for (number, draft) in table.changed.drain(..) {
+                let buffer = draft.into_spare();
                 if let Some(place) = table.place.get_mut(number as usize) {
                     *place = 0;
                 }
-                if self.spare.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= SPARE_BUFFER_BYTES_MAX {
+                let worth = 1..=SPARE_BUFFER_BYTES_MAX;
+                if self.spare.len() < SPARE_BUFFERS_MAX && worth.contains(&buffer.capacity()) {
                     self.spare.push(buffer);
                 }
             }
@@ -249,6 +264,6 @@ impl TableOverlay {
 
     fn changed_page(&self, number: u32) -> Option<&[u8]> {
         let place = *self.place.get(number as usize)? as usize;
-        Some(&self.changed.get(place.checked_sub(1)?)?.1)
+        Some(self.changed.get(place.checked_sub(1)?)?.1.bytes())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::contents::Contents;
 use super::root::{Root, TableRoot};
-use super::slot::new_version;
+use super::slot::{self, Draft, PageVersion};
 use super::working::{Overlay, Working};
 use super::{HashKey, PageError, RowHash, TableId};
 use arc_swap::{ArcSwap, Guard};
@@ -93,8 +93,9 @@ impl<M> Pages<M> {
     pub(crate) fn publish(&mut self, meta: M) -> Arc<Root<M>> {
         let version = self.newest.version + 1;
         let mut tables = self.newest.tables.clone();
-        for (table, overlay) in tables.iter_mut().zip(&self.overlay.tables) {
-            write_pages(table, version, &overlay.changed);
+        let mut written = Vec::new();
+        for (table, overlay) in tables.iter_mut().zip(&mut self.overlay.tables) {
+            write_pages(table, version, &mut overlay.changed, &mut written);
             table.size = overlay.size;
         }
         let root = Arc::new(Root {
@@ -108,13 +109,13 @@ impl<M> Pages<M> {
         self.published.store(Arc::clone(&root));
         let root = std::mem::replace(&mut self.newest, Arc::clone(&root));
         self.held.push(HeldRoot { root, pages: Vec::new() });
-        self.release_ended();
+        self.release_ended(written);
         self.overlay.discard();
         Arc::clone(&self.newest)
     }
 
     /// Drops the page versions that were kept for roots which nobody holds any more.
-    fn release_ended(&mut self) {
+    fn release_ended(&mut self, written: Vec<PageVersion>) {
         // The list itself keeps one count of each root. A reader cannot take a new one: the published root is
         // a newer one, and swapping that in has turned every borrow of the old one into a count.
         let (ended, held): (Vec<_>, Vec<_>) =
@@ -132,14 +133,16 @@ impl<M> Pages<M> {
                 }
             }
             _ => {
-                for (table, page) in changed_pages(&self.overlay) {
-                    release(&self.newest, &mut self.held, &held, replaced, table, page);
+                for (page, newest) in changed_pages(&self.overlay).zip(written) {
+                    release(&mut self.held, &held, replaced, page, newest);
                 }
             }
         }
         for root in ended {
             for (table, page) in root.pages {
-                release(&self.newest, &mut self.held, &held, root.root.version, table, page);
+                if let Some(newest) = self.newest.newest_page(table, page) {
+                    release(&mut self.held, &held, root.root.version, (table, page), newest);
+                }
             }
         }
     }
@@ -169,25 +172,32 @@ fn changed_pages(overlay: &Overlay) -> impl Iterator<Item = (TableId, u32)> {
 }
 
 fn release<M>(
-    newest: &Root<M>,
     held: &mut [HeldRoot<M>],
     versions: &[u64],
     ended: u64,
-    table: TableId,
-    page: u32,
+    page: (TableId, u32),
+    newest: PageVersion,
 ) {
-    let Some(slot) = newest.tables[table.index()].spine.slot(page) else { return };
-    if let Some(next) = slot.release(ended, versions).and_then(|place| held.get_mut(place)) {
-        next.pages.push((table, page));
+    if let Some(next) = slot::release(newest, ended, versions).and_then(|place| held.get_mut(place)) {
+        next.pages.push(page);
     }
 }
 
-fn write_pages(table: &mut TableRoot, version: u64, changed: &[(u32, Vec<u8>)]) {
+/// Puts the changed pages into their slots, where readers of older roots find what they replace behind them.
+fn write_pages(
+    table: &mut TableRoot,
+    version: u64,
+    changed: &mut [(u32, Draft)],
+    written: &mut Vec<PageVersion>,
+) {
     let Some(last) = changed.iter().map(|(page, _)| *page).max() else { return };
     table.spine.grow(last + 1);
-    for (page, bytes) in changed {
+    written.reserve(changed.len());
+    for (page, draft) in changed {
         if let Some(slot) = table.spine.slot(*page) {
-            slot.put(new_version(version, slot.newest(), bytes));
+            let next = draft.finish(version);
+            written.push(next.clone());
+            slot.put(next);
         }
     }
 }

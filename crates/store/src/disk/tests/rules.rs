@@ -25,7 +25,7 @@ fn r1_there_is_one_tree_with_keys_of_one_width_and_a_manifest_beside_its_pages()
 fn r2_a_million_of_the_longest_device_ids_are_stored_in_sealed_values_of_4_kib_at_most() {
     const IDS: u32 = 1_000_000;
     const BATCH: u32 = 10_000;
-    let mut pages = Pages::new(KEY, row_hash, Vec::new());
+    let mut pages = Pages::new(KEY, row_hash, Vec::<u8>::new());
     for first in (0..IDS).step_by(BATCH as usize) {
         let mut working = pages.working();
         for number in first..first + BATCH {
