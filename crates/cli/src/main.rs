@@ -1,2 +1,7 @@
-//! The `berth` binary.
-fn main() {}
+//! The binary `berth`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    berth::main_with(std::env::args_os())
+}

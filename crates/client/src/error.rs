@@ -51,7 +51,7 @@ pub enum Error {
 
 /// Why a text is not an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("endpoint `{value}` {problem}; write host:port, such as 127.0.0.1:7401")]
+#[error("endpoint `{value}` {problem}; write host:port, such as 127.0.0.1:7400")]
 pub struct EndpointError {
     /// The text.
     pub value: String,

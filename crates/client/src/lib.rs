@@ -9,7 +9,7 @@
 //! use berth_client::{Client, Options, linearizable};
 //!
 //! # async fn example() -> Result<(), berth_client::Error> {
-//! let client = Client::connect(&["127.0.0.1:7401", "127.0.0.1:7402"], Options::default())?;
+//! let client = Client::connect(&["127.0.0.1:7400", "127.0.0.1:7410"], Options::default())?;
 //! let answer = client.lookup("pump-17", linearizable()).await?;
 //! # Ok(())
 //! # }
