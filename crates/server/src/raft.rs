@@ -19,6 +19,7 @@ pub mod node;
 pub mod peer_service;
 pub mod read_index;
 mod snapshot;
+pub mod status;
 mod steward;
 pub mod timing;
 mod wire;
@@ -32,8 +33,7 @@ pub use grouper::{Committed, WriteError};
 pub use identity::Identity;
 pub use machine::{Clock, MachineView, SnapshotSink, SnapshotSource, SystemClock};
 pub use membership::MembershipError;
-pub use node::{
-    ClusterSeed, Ended, MemberStatus, NodeStatus, RaftNode, RaftNodeOptions, RaftStartError,
-};
+pub use node::{ClusterSeed, Ended, RaftNode, RaftNodeOptions, RaftStartError};
 pub use read_index::{ReadError, ReadPoint, Role};
+pub use status::{MemberStatus, NodeStatus};
 pub use timing::Timing;

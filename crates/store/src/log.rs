@@ -53,7 +53,9 @@ const FLUSH_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// Another process has it open.
-    #[error("the Raft log in {dir} is in use by another process: stop that process, or name another data directory")]
+    #[error(
+        "the Raft log in {dir} is in use by another process: stop that process, or name another data directory"
+    )]
     Locked {
         /// The log's directory.
         dir: PathBuf,
@@ -111,8 +113,8 @@ impl LogStore {
     /// [`LogError`]: in use, damaged, or refused by the operating system.
     pub fn open(dir: &Path, gate: PurgeGate) -> Result<Self, LogError> {
         create_durably(dir).map_err(|source| io_error("create", dir, source))?;
-        let log = RaftLog::<Records>::open(Arc::new(config(dir)))
-            .map_err(|error| classify(dir, "open", error))?;
+        let log =
+            RaftLog::<Records>::open(Arc::new(config(dir))).map_err(|error| classify(dir, "open", error))?;
         check(&log).map_err(|what| LogError::Damaged { dir: dir.to_path_buf(), what })?;
         Ok(Self { log: Arc::new(RwLock::new(log)), gate })
     }
@@ -282,7 +284,9 @@ fn check(log: &RaftLog<Records>) -> Result<(), String> {
     let first = match purged {
         Some((_, purged)) => purged + 1,
         // A log may begin above 0 only where something was purged; openraft's first entry is 0.
-        None => log.read(0, u64::MAX).next().transpose().map_err(|e| e.to_string())?.map_or(0, |(id, _)| id.1),
+        None => {
+            log.read(0, u64::MAX).next().transpose().map_err(|e| e.to_string())?.map_or(0, |(id, _)| id.1)
+        }
     };
     for index in [first, last] {
         match log.read(index, index + 1).next() {
@@ -293,7 +297,9 @@ fn check(log: &RaftLog<Records>) -> Result<(), String> {
     }
     match state.vote().map(|vote| vote.0.leader_id.term) {
         Some(term) if term >= last_term => Ok(()),
-        Some(term) => Err(format!("its vote is of term {term}, older than its last entry's term {last_term}")),
+        Some(term) => {
+            Err(format!("its vote is of term {term}, older than its last entry's term {last_term}"))
+        }
         None => Err(format!("it holds entries up to {last} but no vote")),
     }
 }

@@ -19,6 +19,8 @@ const FOUND_TIMEOUT: Duration = Duration::from_secs(600);
 const JOIN_TIMEOUT: Duration = Duration::from_secs(120);
 /// Pause between two attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// The ID of the first founder, and of a node that is alone.
+const SINGLE_ID: u64 = 1;
 /// Attempts after which the wait is told again.
 const TELL_EVERY: u32 = 100;
 
@@ -37,7 +39,9 @@ pub enum Start {
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// Founding would split an existing cluster.
-    #[error("node {name} at {addr} already belongs to cluster {cluster}: a second cluster must not be founded beside it. Start with --join {addr} instead of --bootstrap")]
+    #[error(
+        "node {name} at {addr} already belongs to cluster {cluster}: a second cluster must not be founded beside it. Start with --join {addr} instead of --bootstrap"
+    )]
     ClusterExists {
         /// Who said so.
         name: String,
@@ -50,7 +54,9 @@ pub enum PlaceError {
     #[error("--bootstrap {0}")]
     List(String),
     /// The node at a listed address has another name.
-    #[error("--bootstrap says that {addr} is node {listed}, but node {found} answers there: correct the list")]
+    #[error(
+        "--bootstrap says that {addr} is node {listed}, but node {found} answers there: correct the list"
+    )]
     WrongName {
         /// The address.
         addr: String,
@@ -100,19 +106,29 @@ pub async fn place(
     answer_hello: impl FnOnce(),
 ) -> Result<Place, PlaceError> {
     let keeper = links.keeper();
-    if let (Some(node_id), Some(_)) = (keeper.identity().node_id, keeper.identity().cluster) {
+    let identity = keeper.identity();
+    // A node that was stopped before it took part starts over in the same way, and under the same ID.
+    if let (Some(node_id), true) = (identity.node_id, identity.settled) {
         answer_hello();
         return Ok(Place { node_id, found: None });
     }
+    let founded = identity.cluster.unwrap_or(founded);
     match start {
-        Start::Single => {
-            keeper.change(|identity| {
-                identity.node_id = Some(1);
-                identity.cluster = Some(founded);
-            })?;
-            answer_hello();
-            Ok(Place { node_id: 1, found: Some([(1, own.clone())].into()) })
-        }
+        Start::Single => match identity.node_id {
+            // It was to join, and the cluster may already count on it.
+            Some(node_id) if node_id != SINGLE_ID => {
+                answer_hello();
+                Ok(Place { node_id, found: None })
+            }
+            _ => {
+                keeper.change(|identity| {
+                    identity.node_id = Some(SINGLE_ID);
+                    identity.cluster = Some(founded);
+                })?;
+                answer_hello();
+                Ok(Place { node_id: SINGLE_ID, found: Some([(SINGLE_ID, own.clone())].into()) })
+            }
+        },
         Start::Bootstrap(list) => bootstrap(links, list, own, founded, answer_hello).await,
         Start::Join(addr) => {
             answer_hello();
@@ -157,18 +173,21 @@ async fn bootstrap(
         .find_map(|(id, (name, _))| (*name == own.name).then_some(*id))
         .ok_or_else(|| PlaceError::List(format!("does not name this node, {:?}", own.name)))?;
 
+    let keeper = links.keeper();
     // Before this node says that it is ready: does any of them belong to a cluster? Whoever is not up yet
     // is asked again by the founder, who waits for all.
     for (name, addr) in founders.values().filter(|(name, _)| *name != own.name) {
         if let Ok(hello) = links.hello(addr).await {
-            stranger_check(name, addr, &hello)?;
+            stranger_check(name, addr, keeper.identity().cluster, &hello)?;
         }
     }
-    let keeper = links.keeper();
     keeper.change(|identity| {
         identity.node_id = Some(node_id);
-        identity.peers =
-            founders.iter().filter(|(id, _)| **id != node_id).map(|(id, (_, addr))| (*id, addr.clone())).collect();
+        identity.peers = founders
+            .iter()
+            .filter(|(id, _)| **id != node_id)
+            .map(|(id, (_, addr))| (*id, addr.clone()))
+            .collect();
     })?;
     keeper.expect_founders(founders.keys().copied().filter(|id| *id != node_id).collect());
     answer_hello();
@@ -186,7 +205,7 @@ async fn bootstrap(
                     continue;
                 }
                 if let Ok(hello) = links.hello(addr).await {
-                    stranger_check(name, addr, &hello)?;
+                    stranger_check(name, addr, Some(founded), &hello)?;
                     let node = BerthNode {
                         name: name.clone(),
                         peer_addr: addr.clone(),
@@ -215,7 +234,10 @@ async fn bootstrap(
 }
 
 /// The founders by ID: names in order, from 1.
-fn founders(list: &[(String, String)], own: &BerthNode) -> Result<BTreeMap<u64, (String, String)>, PlaceError> {
+fn founders(
+    list: &[(String, String)],
+    own: &BerthNode,
+) -> Result<BTreeMap<u64, (String, String)>, PlaceError> {
     let mut names: Vec<_> = list.to_vec();
     names.sort();
     if let Some(pair) = names.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -233,9 +255,14 @@ fn founders(list: &[(String, String)], own: &BerthNode) -> Result<BTreeMap<u64, 
     Ok(numbered.collect())
 }
 
-fn stranger_check(listed: &str, addr: &str, hello: &pb::HelloResponse) -> Result<(), PlaceError> {
+fn stranger_check(
+    listed: &str,
+    addr: &str,
+    ours: Option<Uuid>,
+    hello: &pb::HelloResponse,
+) -> Result<(), PlaceError> {
     let (name, addr) = (hello.name.clone(), addr.to_owned());
-    if let Some(cluster) = read_uuid(&hello.cluster) {
+    if let Some(cluster) = read_uuid(&hello.cluster).filter(|&theirs| Some(theirs) != ours) {
         return Err(PlaceError::ClusterExists { name, addr, cluster });
     }
     if name != listed {
@@ -277,7 +304,10 @@ async fn join(links: &Links, addr: &str, own: &BerthNode) -> Result<Place, Place
     let answer = match tokio::time::timeout(JOIN_TIMEOUT, asking).await {
         Ok(answer) => answer?,
         Err(_) => {
-            return Err(not_admitted(format!("no answer for {} s; the last was: {last}", JOIN_TIMEOUT.as_secs())));
+            return Err(not_admitted(format!(
+                "no answer for {} s; the last was: {last}",
+                JOIN_TIMEOUT.as_secs()
+            )));
         }
     };
     let cluster =

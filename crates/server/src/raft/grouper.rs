@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_store::payload::{COMMAND_BYTES_MAX, FRAME_BYTES_MAX, FRAME_COMMANDS_MAX};
 use berth_store::raft::{Applied, BerthNode, CommandResult, LogId, Payload};
@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
-use super::machine::{Clock, MachineView};
+use super::machine::Clock;
 
 /// Commands accepted and not yet answered. More are refused at once.
 pub const IN_FLIGHT_COMMANDS_MAX: usize = 8_192;
@@ -30,6 +30,12 @@ const IN_FLIGHT_ENTRIES_MAX: usize = 4;
 const WORTH_BYTES: usize = 32 * 1024;
 /// Commands that are worth an entry beside one that is on its way.
 const WORTH_COMMANDS: usize = 500;
+/// How long a command waits behind an entry that is on its way before it goes out beside it, however
+/// little it is worth: a slow entry must not hold up those behind it.
+const PATIENCE: Duration = Duration::from_millis(10);
+/// How long a command waits for its turn at all. When four entries are stuck the quorum is gone, and a
+/// command that was never sent is better refused than left in doubt.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long an entry may take. openraft keeps an accepted write for ever; its callers do not wait so long.
 const ENTRY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -55,7 +61,9 @@ pub enum WriteError {
     #[error("the leader does not hear from a quorum and takes no writes; try again shortly")]
     NoQuorum,
     /// Too much is on its way already.
-    #[error("{IN_FLIGHT_COMMANDS_MAX} commands or {IN_FLIGHT_BYTES_MAX} bytes of them are on their way; try again later")]
+    #[error(
+        "{IN_FLIGHT_COMMANDS_MAX} commands or {IN_FLIGHT_BYTES_MAX} bytes of them are on their way; try again later"
+    )]
     Overloaded,
     /// The command is larger than an entry may be.
     #[error("the command has {0} bytes, more than the {COMMAND_BYTES_MAX} that one may have; split it")]
@@ -74,8 +82,12 @@ pub trait Replicate: Send + Sync + 'static {
     fn replicate(&self, payload: Payload) -> BoxFuture<'static, Result<(LogId, Applied), WriteError>>;
 }
 
+/// Tells the highest stamp that the state machine has seen, in Unix milliseconds.
+pub type AppliedStamp = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 struct Submission {
     bytes: Bytes,
+    since: Instant,
     reply: oneshot::Sender<Result<Committed, WriteError>>,
     _permit: Permit,
 }
@@ -100,9 +112,12 @@ struct Permit {
 
 impl Grouper {
     /// Starts the task that groups, on the current runtime. It ends with the last clone.
-    pub fn start<R: Replicate>(replicate: R, clock: Arc<dyn Clock>, view: Arc<dyn MachineView>) -> Self {
+    /// `applied_stamp_ms` tells the highest stamp that the state machine has seen.
+    pub fn start<R: Replicate>(replicate: R, clock: Arc<dyn Clock>, applied_stamp_ms: AppliedStamp) -> Self {
         let (queue, submissions) = mpsc::channel(IN_FLIGHT_COMMANDS_MAX);
-        let grouping = Grouping { replicate, clock, view, stamp_ms: 0, pending: VecDeque::new(), pending_bytes: 0 };
+        let pending = VecDeque::new();
+        let grouping =
+            Grouping { replicate, clock, applied_stamp_ms, stamp_ms: 0, pending, pending_bytes: 0 };
         tokio::spawn(grouping.run(submissions));
         Self { queue, load: Arc::default() }
     }
@@ -119,7 +134,8 @@ impl Grouper {
         }
         let permit = Permit::take(&self.load, command.len()).ok_or(WriteError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Submission { bytes: command, reply, _permit: permit }).map_err(|error| match error {
+        let submission = Submission { bytes: command, since: Instant::now(), reply, _permit: permit };
+        self.queue.try_send(submission).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => WriteError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => WriteError::Stopped,
         })?;
@@ -153,7 +169,7 @@ impl Drop for Permit {
 struct Grouping<R> {
     replicate: R,
     clock: Arc<dyn Clock>,
-    view: Arc<dyn MachineView>,
+    applied_stamp_ms: AppliedStamp,
     /// The last stamp given; the next is not lower.
     stamp_ms: u64,
     pending: VecDeque<Submission>,
@@ -164,6 +180,7 @@ impl<R: Replicate> Grouping<R> {
     async fn run(mut self, mut submissions: mpsc::Receiver<Submission>) {
         let mut entries = FuturesUnordered::new();
         loop {
+            let in_flight = entries.len();
             tokio::select! {
                 biased;
                 Some(()) = entries.next(), if !entries.is_empty() => {}
@@ -171,6 +188,7 @@ impl<R: Replicate> Grouping<R> {
                     Some(submission) => self.take(submission),
                     None => break,
                 },
+                () = self.oldest_is_due(in_flight) => {}
             }
             while let Ok(submission) = submissions.try_recv() {
                 self.take(submission);
@@ -178,6 +196,7 @@ impl<R: Replicate> Grouping<R> {
             while self.may_send(entries.len()) {
                 entries.push(self.next_entry());
             }
+            self.refuse_overdue();
         }
         // The last clone is gone, but those who wait for an entry that is on its way still do.
         while entries.next().await.is_some() {}
@@ -192,9 +211,27 @@ impl<R: Replicate> Grouping<R> {
         match in_flight {
             0 => !self.pending.is_empty(),
             n if n < IN_FLIGHT_ENTRIES_MAX => {
-                self.pending_bytes >= WORTH_BYTES || self.pending.len() >= WORTH_COMMANDS
+                let worth = self.pending_bytes >= WORTH_BYTES || self.pending.len() >= WORTH_COMMANDS;
+                worth || self.pending.front().is_some_and(|oldest| oldest.since.elapsed() >= PATIENCE)
             }
             _ => false,
+        }
+    }
+
+    /// Waits until the oldest command has waited long enough to be looked at; for ever if there is none.
+    async fn oldest_is_due(&self, in_flight: usize) {
+        let wait = if in_flight < IN_FLIGHT_ENTRIES_MAX { PATIENCE } else { TURN_TIMEOUT };
+        match self.pending.front() {
+            Some(oldest) => tokio::time::sleep_until((oldest.since + wait).into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn refuse_overdue(&mut self) {
+        while self.pending.front().is_some_and(|oldest| oldest.since.elapsed() >= TURN_TIMEOUT) {
+            let Some(overdue) = self.pending.pop_front() else { return };
+            self.pending_bytes -= overdue.bytes.len();
+            let _ = overdue.reply.send(Err(WriteError::NoQuorum));
         }
     }
 
@@ -231,7 +268,7 @@ impl<R: Replicate> Grouping<R> {
     }
 
     fn frame(&mut self, group: &[Submission]) -> Result<Payload, WriteError> {
-        self.stamp_ms = self.stamp_ms.max(self.clock.now_ms()).max(self.view.stamp_ms());
+        self.stamp_ms = self.stamp_ms.max(self.clock.now_ms()).max((self.applied_stamp_ms)());
         let commands: Vec<Bytes> = group.iter().map(|submission| submission.bytes.clone()).collect();
         // The bounds were kept while packing; a frame that does not fit is ours to find, not to send.
         Payload::commands(self.stamp_ms, &commands)
@@ -249,14 +286,23 @@ fn answer(group: Vec<Submission>, outcome: Result<(LogId, Applied), WriteError>)
         Ok((log_id, applied)) => {
             let (asked, answered) = (group.len(), applied.results.len());
             if asked != answered {
-                tracing::error!(asked, answered, index = log_id.index(), "an entry has another number of results");
+                tracing::error!(
+                    asked,
+                    answered,
+                    index = log_id.index(),
+                    "an entry has another number of results"
+                );
             }
             let mut results = applied.results.into_iter();
             for submission in group {
                 let result = results.next().map(|result| Committed { log_id, result });
-                let result = result.ok_or_else(|| WriteError::Unknown("the entry's results are incomplete".into()));
+                let result =
+                    result.ok_or_else(|| WriteError::Unknown("the entry's results are incomplete".into()));
                 let _ = submission.reply.send(result);
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,8 @@ pub struct Identity {
     pub node_id: Option<u64>,
     /// The cluster it belongs to, once it does.
     pub cluster: Option<Uuid>,
+    /// Whether it has taken part: from then on an empty log means that a log was lost.
+    pub settled: bool,
     /// Where its peers were last known, by node ID: whom to ask when everything else here is lost.
     pub peers: BTreeMap<u64, String>,
 }
@@ -63,7 +65,9 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The file is not what this build writes.
-    #[error("{path} is damaged or was written by a newer Berth: {what}. Restore it, or replace this node with an empty data directory and --join")]
+    #[error(
+        "{path} is damaged or was written by a newer Berth: {what}. Restore it, or replace this node with an empty data directory and --join"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -71,7 +75,9 @@ pub enum IdentityError {
         what: String,
     },
     /// The directory belongs to a node of another name.
-    #[error("{path} says that this data directory belongs to node {found:?}, not {asked:?}: name the right directory, or start with --node-name {found}")]
+    #[error(
+        "{path} says that this data directory belongs to node {found:?}, not {asked:?}: name the right directory, or start with --node-name {found}"
+    )]
     OtherName {
         /// The file.
         path: PathBuf,
@@ -105,7 +111,9 @@ pub enum Refusal {
         meant: u64,
     },
     /// The caller's data directory is not the one the cluster knows it by.
-    #[error("node {from} is known by data directory {known}, the caller has {theirs}: a node that lost its data must join again with --join")]
+    #[error(
+        "node {from} is known by data directory {known}, the caller has {theirs}: a node that lost its data must join again with --join"
+    )]
     Sender {
         /// The caller's ID.
         from: u64,
@@ -115,7 +123,9 @@ pub enum Refusal {
         theirs: Uuid,
     },
     /// This node's data directory is not the one the cluster knows it by.
-    #[error("the cluster knows this node by data directory {known}, this one is {ours}: its former data are gone, so it must join again with --join")]
+    #[error(
+        "the cluster knows this node by data directory {known}, this one is {ours}: its former data are gone, so it must join again with --join"
+    )]
     Receiver {
         /// The incarnation on record.
         known: Uuid,
@@ -158,6 +168,7 @@ impl Keeper {
                     name: name.to_owned(),
                     node_id: None,
                     cluster: None,
+                    settled: false,
                     peers: BTreeMap::new(),
                 };
                 write(&path, &new)?;
@@ -315,9 +326,7 @@ fn read(path: &Path) -> Result<Option<Identity>, IdentityError> {
     };
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(|source| io_error("read", path, source))?;
-    parse(&bytes)
-        .map(Some)
-        .map_err(|what| IdentityError::Damaged { path: path.to_path_buf(), what })
+    parse(&bytes).map(Some).map_err(|what| IdentityError::Damaged { path: path.to_path_buf(), what })
 }
 
 /// Replaces the file as a whole: a crash leaves the old one or the new one.
@@ -341,6 +350,9 @@ fn render(identity: &Identity) -> String {
     if let Some(cluster) = identity.cluster {
         let _ = writeln!(text, "cluster {cluster}");
     }
+    if identity.settled {
+        text.push_str("settled yes\n");
+    }
     for (id, addr) in &identity.peers {
         let _ = writeln!(text, "peer {id} {addr}");
     }
@@ -362,7 +374,7 @@ fn parse(bytes: &[u8]) -> Result<Identity, String> {
         return Err(format!("its first line is {first:?}, not {FIRST_LINE:?}"));
     }
     let (mut incarnation, mut name, mut node_id, mut cluster) = (None, None, None, None);
-    let mut peers = BTreeMap::new();
+    let (mut settled, mut peers) = (false, BTreeMap::new());
     for line in lines {
         let (key, value) = line.split_once(' ').ok_or_else(|| format!("the line {line:?} has no value"))?;
         let wrong = |_| format!("the line {line:?} cannot be read");
@@ -371,6 +383,7 @@ fn parse(bytes: &[u8]) -> Result<Identity, String> {
             "name" => name = Some(value.to_owned()),
             "node" => node_id = Some(value.parse().map_err(|_: std::num::ParseIntError| wrong(()))?),
             "cluster" => cluster = Some(value.parse::<Uuid>().map_err(|_| wrong(()))?),
+            "settled" if value == "yes" => settled = true,
             "peer" => {
                 let (id, addr) = value.split_once(' ').ok_or_else(|| wrong(()))?;
                 peers.insert(id.parse().map_err(|_: std::num::ParseIntError| wrong(()))?, addr.to_owned());
@@ -383,6 +396,7 @@ fn parse(bytes: &[u8]) -> Result<Identity, String> {
         name: name.ok_or("it has no name")?,
         node_id,
         cluster,
+        settled,
         peers,
     })
 }
@@ -425,7 +439,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_changed_file_is_damage(at in 0usize..400, bit in 0u8..8) {
-            let identity = Identity { incarnation: Uuid::from_u128(1), name: "n1".into(), node_id: Some(3), cluster: None, peers: BTreeMap::from([(2, "a:1".to_owned())]) };
+            let identity = Identity { incarnation: Uuid::from_u128(1), name: "n1".into(), node_id: Some(3), cluster: None, settled: true, peers: BTreeMap::from([(2, "a:1".to_owned())]) };
             let mut bytes = render(&identity).into_bytes();
             prop_assert_eq!(parse(&bytes), Ok(identity));
             let at = at % (bytes.len() - 1);

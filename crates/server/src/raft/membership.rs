@@ -53,7 +53,9 @@ pub enum MembershipError {
     #[error("the cluster has no node {0}; `berth cluster status` lists its nodes")]
     UnknownNode(u64),
     /// The name is taken.
-    #[error("node {id} already has the name {name:?} with another data directory: remove node {id} first, or choose another name")]
+    #[error(
+        "node {id} already has the name {name:?} with another data directory: remove node {id} first, or choose another name"
+    )]
     NameTaken {
         /// The name.
         name: String,
@@ -89,7 +91,9 @@ pub enum MembershipError {
     #[error("node {0} did not take over within {secs} s; the leadership may still change", secs = TRANSFER_TIMEOUT.as_secs())]
     NotTakenOver(u64),
     /// The change may have happened or may yet.
-    #[error("it is unknown whether the membership was changed ({0}): look at `berth cluster status` before repeating")]
+    #[error(
+        "it is unknown whether the membership was changed ({0}): look at `berth cluster status` before repeating"
+    )]
     Unknown(String),
     /// Raft has stopped.
     #[error("this node is stopping; ask another one")]
@@ -150,15 +154,18 @@ impl<SM: Machine> Membership<SM> {
         usable(&applicant.node)?;
         let _turn = self.turn().await?;
         self.lead()?;
-        let cluster =
-            self.view.cluster_id().ok_or_else(|| MembershipError::Busy("the cluster is being formed".into()))?;
+        let cluster = self
+            .view
+            .cluster_id()
+            .ok_or_else(|| MembershipError::Busy("the cluster is being formed".into()))?;
         let members = self.members();
         if let Some(stranger) = members.nodes.keys().find(|&&id| self.view.incarnation_of(id).is_none()) {
             // IDs of founders are small numbers, those of others log indexes: these must not meet.
             return Err(MembershipError::Busy(format!("founder {stranger} is not known yet")));
         }
         let known = self.view.node_of(applicant.incarnation);
-        let namesake = members.nodes.iter().find(|(id, node)| node.name == applicant.node.name && Some(**id) != known);
+        let namesake =
+            members.nodes.iter().find(|(id, node)| node.name == applicant.node.name && Some(**id) != known);
         if let Some((&id, node)) = namesake {
             return Err(MembershipError::NameTaken { name: node.name.clone(), id });
         }
@@ -248,7 +255,8 @@ impl<SM: Machine> Membership<SM> {
             return Err(MembershipError::NotVoter(to));
         }
         self.raft.trigger().transfer_leader(to).await.map_err(|_| MembershipError::Stopped)?;
-        let taken = self.raft.wait(Some(TRANSFER_TIMEOUT)).current_leader(to, "leadership is handed over").await;
+        let taken =
+            self.raft.wait(Some(TRANSFER_TIMEOUT)).current_leader(to, "leadership is handed over").await;
         taken.map(drop).map_err(|_| MembershipError::NotTakenOver(to))
     }
 

@@ -123,7 +123,11 @@ impl Links {
         let mut client = self.client(&node.peer_addr, Lane::Control).map_err(Status::invalid_argument)?;
         let request = self.signed(leader, pb::ReadIndexRequest {});
         let response = within(READ_INDEX_TIMEOUT, client.read_index(request)).await?;
-        response.at.as_ref().map(wire::from_position).ok_or_else(|| Status::internal("no position in the answer"))
+        response
+            .at
+            .as_ref()
+            .map(wire::from_position)
+            .ok_or_else(|| Status::internal("no position in the answer"))
     }
 
     /// Opens the last checkpoint of the node `peer` at `addr`, for a node that lost its pages.
@@ -234,7 +238,8 @@ impl RaftNetworkV2<BerthConfig> for Peer {
             let requests = stream::iter([first]).chain(input).map(wire::append_request);
             let request = self.links.signed(self.target, requests);
             let mut client = self.client(Lane::Entries)?;
-            let open = self.timed(RPCTypes::AppendEntries, STREAM_OPEN_TIMEOUT, client.append_stream(request));
+            let open =
+                self.timed(RPCTypes::AppendEntries, STREAM_OPEN_TIMEOUT, client.append_stream(request));
             let answers = open.await?.map(|answer| match answer {
                 Ok(answer) => wire::from_stream_response(answer).map_err(network_error),
                 Err(status) => Err(rpc_error(&status)),
@@ -281,7 +286,8 @@ impl RaftNetworkV2<BerthConfig> for Peer {
             .filter_map(|part| async move { part.inspect_err(log_torn).ok() });
         let request = self.links.signed(self.target, parts);
         let mut client = self.client(Lane::Snapshots)?;
-        let sending = self.timed(RPCTypes::InstallSnapshot, option.hard_ttl(), client.install_snapshot(request));
+        let sending =
+            self.timed(RPCTypes::InstallSnapshot, option.hard_ttl(), client.install_snapshot(request));
         let response = tokio::select! {
             biased;
             closed = cancel => return Err(closed.into()),
@@ -311,7 +317,9 @@ impl RaftNetworkV2<BerthConfig> for Peer {
 
 impl Peer {
     fn client(&self, lane: Lane) -> Result<Client, RPCError<BerthConfig>> {
-        self.links.client(&self.addr, lane).map_err(|error| RPCError::Unreachable(Unreachable::from_string(error)))
+        self.links
+            .client(&self.addr, lane)
+            .map_err(|error| RPCError::Unreachable(Unreachable::from_string(error)))
     }
 
     async fn timed<T>(

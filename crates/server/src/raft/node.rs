@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardReason, LinearizableReadError, RaftError};
 use openraft::raft::ReadPolicy;
-use openraft::{Instant as _, Raft, ServerState};
+use openraft::{Raft, ServerState};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
@@ -25,6 +25,7 @@ use super::membership::{Applicant, Membership, MembershipError};
 use super::network::{Links, PeerNetwork};
 use super::peer_service::{Machine, PeerPort, Running, leader_of};
 use super::read_index::{Barrier, ReadError, ReadIndex, ReadPoint, Role};
+use super::status::NodeStatus;
 use super::steward::Steward;
 use super::timing::Timing;
 
@@ -95,46 +96,6 @@ pub enum Ended {
     /// Raft failed: a disk error or a damaged entry.
     #[error("Raft stopped: {0}")]
     Failed(String),
-}
-
-/// Raft as a node sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeStatus {
-    /// The node's ID.
-    pub id: u64,
-    /// Whether it leads.
-    pub leads: bool,
-    /// Who leads, if known.
-    pub leader: Option<u64>,
-    /// The term of its vote.
-    pub term: u64,
-    /// The last entry in its log.
-    pub last_index: Option<u64>,
-    /// The last entry that it knows to be committed.
-    pub committed: Option<LogId>,
-    /// The last entry that it has applied.
-    pub applied: Option<LogId>,
-    /// The last entry in its snapshot.
-    pub snapshot: Option<LogId>,
-    /// The last entry that is gone from its log.
-    pub purged: Option<LogId>,
-    /// How long ago a quorum answered it, while it leads.
-    pub quorum_age: Option<Duration>,
-    /// Everybody in the cluster.
-    pub members: Vec<MemberStatus>,
-}
-
-/// A member of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberStatus {
-    /// Its ID.
-    pub id: u64,
-    /// Its name and addresses.
-    pub node: BerthNode,
-    /// Whether it votes.
-    pub voter: bool,
-    /// The last entry that the leader knows it to have; only the leader knows.
-    pub matched: Option<LogId>,
 }
 
 /// A node's running Raft.
@@ -248,32 +209,7 @@ impl<SM: Machine> RaftNode<SM> {
     /// Raft as this node sees it now.
     #[must_use]
     pub fn status(&self) -> NodeStatus {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
-        let leads = metrics.state == ServerState::Leader;
-        NodeStatus {
-            id: self.id,
-            leads,
-            leader: metrics.current_leader,
-            term: metrics.current_term,
-            last_index: metrics.last_log_index,
-            committed: metrics.local_committed,
-            applied: metrics.last_applied,
-            snapshot: metrics.snapshot,
-            purged: metrics.purged,
-            quorum_age: metrics.last_quorum_acked.as_ref().filter(|_| leads).map(|at| at.elapsed()),
-            members: membership
-                .nodes()
-                .map(|(id, node)| MemberStatus {
-                    id: *id,
-                    node: node.clone(),
-                    voter: voters.contains(id),
-                    matched: metrics.replication.as_ref().and_then(|all| all.get(id)).copied().flatten(),
-                })
-                .collect(),
-        }
+        NodeStatus::of(self.id, &self.raft)
     }
 
     /// Waits until this node has to stop by itself, and tells why.

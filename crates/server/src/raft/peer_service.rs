@@ -18,8 +18,8 @@ use openraft::storage::RaftStateMachine;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tower::Service as _;
 use tonic::{Request, Response, Status, Streaming};
+use tower::Service as _;
 use uuid::Uuid;
 
 use super::identity::{read_uuid, uuid_bytes};
@@ -187,14 +187,20 @@ impl<SM: Machine> PeerService for PeerPort<SM> {
         Ok(Response::new(wire::vote_response(&response)))
     }
 
-    async fn pre_vote(&self, request: Request<pb::VoteRequest>) -> Result<Response<pb::VoteResponse>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<pb::VoteRequest>,
+    ) -> Result<Response<pb::VoteResponse>, Status> {
         let running = self.checked(&request)?;
         let request = wire::from_vote_request(request.get_ref()).map_err(invalid)?;
         let response = running.raft.pre_vote(request).await.map_err(fatal)?;
         Ok(Response::new(wire::vote_response(&response)))
     }
 
-    async fn append(&self, request: Request<pb::AppendRequest>) -> Result<Response<pb::AppendResponse>, Status> {
+    async fn append(
+        &self,
+        request: Request<pb::AppendRequest>,
+    ) -> Result<Response<pb::AppendResponse>, Status> {
         let running = self.checked(&request)?;
         let request = wire::from_append_request(request.into_inner()).map_err(invalid)?;
         let response = running.raft.append_entries(request).await.map_err(fatal)?;
@@ -207,7 +213,11 @@ impl<SM: Machine> PeerService for PeerPort<SM> {
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
         let running = self.checked(&request)?;
         // A request that cannot be read ends the stream: what follows it depends on it.
-        let requests = request.into_inner().map(readable).take_while(|request| std::future::ready(request.is_some())).filter_map(std::future::ready);
+        let requests = request
+            .into_inner()
+            .map(readable)
+            .take_while(|request| std::future::ready(request.is_some()))
+            .filter_map(std::future::ready);
         let answers = running.raft.stream_append(Box::pin(requests)).map(|answer| match answer {
             Ok(answer) => Ok(wire::stream_response(&answer)),
             Err(error) => Err(Status::unavailable(error.to_string())),

@@ -42,7 +42,9 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Nobody leads, as far as this node knows.
-    #[error("no leader is known: an election is under way, or a quorum of the cluster is away; try again shortly")]
+    #[error(
+        "no leader is known: an election is under way, or a quorum of the cluster is away; try again shortly"
+    )]
     NoLeader,
     /// The leader did not hear from a quorum.
     #[error("the leader could not reach a quorum: {0}; try again shortly")]

@@ -92,9 +92,10 @@ where
     match tokio::time::timeout(PART_TIMEOUT, parts.next()).await {
         Ok(Some(part)) => Ok(part?.part),
         Ok(None) => Ok(None),
-        Err(_) => {
-            Err(Status::deadline_exceeded(format!("no part of the snapshot for {} s", PART_TIMEOUT.as_secs())))
-        }
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no part of the snapshot for {} s",
+            PART_TIMEOUT.as_secs()
+        ))),
     }
 }
 

@@ -69,7 +69,11 @@ impl<SM: Machine> Steward<SM> {
         }
         let others = now.nodes.iter().filter(|(id, _)| **id != now.id);
         let peers = others.map(|(id, node)| (*id, node.peer_addr.clone())).collect();
-        if let Err(error) = self.links.keeper().change(|identity| identity.peers = peers) {
+        let kept = self.links.keeper().change(|identity| {
+            identity.peers = peers;
+            identity.settled = true;
+        });
+        if let Err(error) = kept {
             tracing::error!(%error, "cannot keep the peers' addresses");
         }
     }
@@ -107,7 +111,8 @@ impl<SM: Machine> Steward<SM> {
         let (incarnation, node) = if id == own_id {
             (Some(self.links.keeper().identity().incarnation), self.own.clone())
         } else {
-            let hello = self.links.hello(&node.peer_addr).await.ok().filter(|hello| hello.node_id == Some(id));
+            let hello =
+                self.links.hello(&node.peer_addr).await.ok().filter(|hello| hello.node_id == Some(id));
             (hello.and_then(|hello| read_uuid(&hello.incarnation)), node.clone())
         };
         let Some(incarnation) = incarnation else { return false };

@@ -55,7 +55,9 @@ pub fn append_request(request: AppendEntriesRequest<BerthConfig>) -> pb::AppendR
     }
 }
 
-pub fn from_append_request(request: pb::AppendRequest) -> Result<AppendEntriesRequest<BerthConfig>, WireError> {
+pub fn from_append_request(
+    request: pb::AppendRequest,
+) -> Result<AppendEntriesRequest<BerthConfig>, WireError> {
     known_format(request.format)?;
     Ok(AppendEntriesRequest {
         vote: from_vote(request.vote.as_ref())?,
@@ -101,7 +103,9 @@ pub fn stream_response(result: &StreamAppendResult<BerthConfig>) -> pb::AppendRe
     pb::AppendResponse { result: Some(answer) }
 }
 
-pub fn from_stream_response(response: pb::AppendResponse) -> Result<StreamAppendResult<BerthConfig>, WireError> {
+pub fn from_stream_response(
+    response: pb::AppendResponse,
+) -> Result<StreamAppendResult<BerthConfig>, WireError> {
     use pb::append_response::Result as Answer;
     Ok(match response.result.ok_or(WireError::Missing("result"))? {
         Answer::Stored(_) => return Err(WireError::Missing("position")),
@@ -222,4 +226,53 @@ fn matched(upto: Option<&LogId>) -> pb::Matched {
 
 fn known_format(format: u32) -> Result<(), WireError> {
     if format == FORMAT { Ok(()) } else { Err(WireError::Format(format)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn rubbish_from_a_peer_is_refused_and_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(message) = pb::AppendRequest::decode(bytes.as_slice()) {
+                let _ = from_append_request(message);
+            }
+            if let Ok(message) = pb::AppendResponse::decode(bytes.as_slice()) {
+                let _ = from_append_response(message.clone());
+                let _ = from_stream_response(message);
+            }
+            if let Ok(message) = pb::SnapshotHead::decode(bytes.as_slice()) {
+                let _ = from_snapshot_head(&message);
+            }
+            if let Ok(message) = pb::VoteRequest::decode(bytes.as_slice()) {
+                let _ = from_vote_request(&message);
+            }
+        }
+
+        #[test]
+        fn appended_entries_come_back_as_they_went(terms in prop::collection::vec((1u64..9, any::<u64>(), prop::collection::vec(any::<u8>(), 0..40)), 0..6), higher: bool) {
+            let leader = Vote { leader_id: LeaderId { term: 9, voted_for: 2 }, committed: true };
+            let entries: Vec<Entry> = terms.iter().map(|(term, index, bytes)| Entry {
+                log_id: log_id(*term, *index),
+                payload: berth_store::raft::EntryPayload::Normal(berth_store::raft::Payload::from_slice(bytes).unwrap()),
+            }).collect();
+            let request = AppendEntriesRequest { vote: leader, prev_log_id: None, entries: entries.clone(), leader_commit: Some(log_id(3, 4)) };
+            let bytes = append_request(request).encode_to_vec();
+            let back = from_append_request(pb::AppendRequest::decode(bytes.as_slice()).unwrap()).unwrap();
+            prop_assert_eq!(back.entries, entries);
+            prop_assert_eq!((back.vote, back.leader_commit), (leader, Some(log_id(3, 4))));
+            let result = if higher { Err(StreamAppendError::HigherVote(leader)) } else { Ok(Some(log_id(1, 2))) };
+            prop_assert_eq!(from_stream_response(stream_response(&result)).unwrap(), result);
+        }
+    }
+
+    #[test]
+    fn an_unknown_format_is_refused_by_name() {
+        let request = pb::AppendRequest { format: 2, ..pb::AppendRequest::default() };
+        assert!(from_append_request(request).unwrap_err().to_string().contains("upgrade"));
+    }
 }

@@ -135,8 +135,7 @@ impl Encode for StoredVote {
 
 impl Decode for StoredVote {
     fn decode<R: Read>(mut input: R) -> io::Result<Self> {
-        let bytes: [u8; VOTE_BYTES] =
-            read_sealed(&mut input, VOTE_CHECKED_BYTES, VOTE_FORMAT, "vote")?;
+        let bytes: [u8; VOTE_BYTES] = read_sealed(&mut input, VOTE_CHECKED_BYTES, VOTE_FORMAT, "vote")?;
         let leader_id = LeaderId { term: u64_at(&bytes, 1), voted_for: u64_at(&bytes, 9) };
         Ok(Self(Vote { leader_id, committed: bytes[17] != 0 }))
     }

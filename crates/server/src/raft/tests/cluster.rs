@@ -78,7 +78,8 @@ impl Home {
             seed: ClusterSeed { cluster_id: Uuid::now_v7(), hash_key: [7; 16] },
             snapshot_bytes_per_second: None,
         };
-        let raft = RaftNode::start(options, keeper, log.clone(), machine.clone(), Arc::new(machine.clone())).await?;
+        let raft =
+            RaftNode::start(options, keeper, log.clone(), machine.clone(), Arc::new(machine.clone())).await?;
         Ok(Node { raft, machine, log })
     }
 }
@@ -131,10 +132,11 @@ impl Cluster {
         let nodes: Vec<_> = futures_util::future::join_all(starting).await;
         let nodes = nodes.into_iter().map(|node| Some(node.unwrap())).collect();
         let cluster = Self { homes, nodes, cuts };
-        cluster.until("everybody is bound", |cluster| {
-            cluster.live().all(|node| node.machine.state().nodes.len() == 3)
-        })
-        .await;
+        cluster
+            .until("everybody is bound", |cluster| {
+                cluster.live().all(|node| node.machine.state().nodes.len() == 3)
+            })
+            .await;
         cluster
     }
 

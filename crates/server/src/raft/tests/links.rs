@@ -64,12 +64,20 @@ struct CutIo {
 
 impl CutIo {
     fn check(&self) -> io::Result<()> {
-        if self.cuts.is_cut(&self.from, &self.addr) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+        if self.cuts.is_cut(&self.from, &self.addr) {
+            Err(io::ErrorKind::ConnectionReset.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl AsyncRead for CutIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.check()?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }

@@ -250,9 +250,9 @@ fn pack(state: &State) -> Vec<Bytes> {
 
 fn unpack(parts: &[Bytes]) -> State {
     let (head, commands) = parts.split_first().unwrap();
-    let nodes = head[24..].chunks(24).map(|row| {
-        (u64::from_le_bytes(row[..8].try_into().unwrap()), Uuid::from_slice(&row[8..]).unwrap())
-    });
+    let nodes = head[24..]
+        .chunks(24)
+        .map(|row| (u64::from_le_bytes(row[..8].try_into().unwrap()), Uuid::from_slice(&row[8..]).unwrap()));
     State {
         stamp_ms: u64::from_le_bytes(head[..8].try_into().unwrap()),
         cluster: Some(Uuid::from_slice(&head[8..24]).unwrap()).filter(|id| !id.is_nil()),

@@ -83,7 +83,9 @@ async fn a_node_that_was_away_too_long_catches_up_by_snapshot() {
         }
         let before = cluster.node(leader).raft.status().snapshot;
         cluster.node(leader).raft.checkpoint().await.unwrap();
-        cluster.until("the checkpoint is there", |cluster| cluster.node(leader).raft.status().snapshot > before).await;
+        cluster
+            .until("the checkpoint is there", |cluster| cluster.node(leader).raft.status().snapshot > before)
+            .await;
     }
     let purged = cluster.node(leader).log.purged();
     cluster.restart(away).await;

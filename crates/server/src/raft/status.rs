@@ -1,0 +1,82 @@
+//! Raft as a node sees it, for people and for metrics.
+
+use std::time::Duration;
+
+use berth_store::raft::{BerthConfig, BerthNode, LogId};
+use openraft::async_runtime::WatchReceiver;
+use openraft::{Instant as _, Raft, ServerState};
+
+use super::peer_service::Machine;
+
+/// Raft as a node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The node's ID.
+    pub id: u64,
+    /// Whether it leads.
+    pub leads: bool,
+    /// Who leads, if known.
+    pub leader: Option<u64>,
+    /// The term of its vote.
+    pub term: u64,
+    /// The last entry in its log.
+    pub last_index: Option<u64>,
+    /// The last entry that it knows to be committed.
+    pub committed: Option<LogId>,
+    /// The last entry that it has applied.
+    pub applied: Option<LogId>,
+    /// The last entry in its snapshot.
+    pub snapshot: Option<LogId>,
+    /// The last entry that is gone from its log.
+    pub purged: Option<LogId>,
+    /// How long ago a quorum answered it, while it leads.
+    pub quorum_age: Option<Duration>,
+    /// Everybody in the cluster.
+    pub members: Vec<MemberStatus>,
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its ID.
+    pub id: u64,
+    /// Its name and addresses.
+    pub node: BerthNode,
+    /// Whether it votes.
+    pub voter: bool,
+    /// The last entry that the leader knows it to have; only the leader knows.
+    pub matched: Option<LogId>,
+}
+
+impl NodeStatus {
+    /// What `raft` tells now, as the node `id`.
+    #[must_use]
+    pub fn of<SM: Machine>(id: u64, raft: &Raft<BerthConfig, SM>) -> Self {
+        let metrics = raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+        let leads = metrics.state == ServerState::Leader;
+        Self {
+            id,
+            leads,
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            last_index: metrics.last_log_index,
+            committed: metrics.local_committed,
+            applied: metrics.last_applied,
+            snapshot: metrics.snapshot,
+            purged: metrics.purged,
+            quorum_age: metrics.last_quorum_acked.as_ref().filter(|_| leads).map(|at| at.elapsed()),
+            members: membership
+                .nodes()
+                .map(|(id, node)| MemberStatus {
+                    id: *id,
+                    node: node.clone(),
+                    voter: voters.contains(id),
+                    matched: metrics.replication.as_ref().and_then(|all| all.get(id)).copied().flatten(),
+                })
+                .collect(),
+        }
+    }
+}
