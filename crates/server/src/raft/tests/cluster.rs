@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 use berth_store::log::{LogStore, PurgeGate};
 use berth_store::raft::BerthNode;
 use bytes::Bytes;
+use openraft::storage::RaftStateMachine;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::links::Cuts;
 use super::machine::{Disk, MemoryMachine};
+use crate::raft::bootstrap::fetch_checkpoint;
 use crate::raft::identity::Keeper;
-use crate::raft::machine::SystemClock;
+use crate::raft::machine::{MachineView, SystemClock};
+use crate::raft::network::Links;
 use crate::raft::node::{ClusterSeed, RaftNode, RaftNodeOptions, RaftStartError};
 use crate::raft::{Start, Timing};
 
@@ -58,6 +61,17 @@ impl Home {
         self.dir = tempfile::tempdir().unwrap();
         self.disk = Disk::default();
         self.incarnation = Uuid::now_v7();
+    }
+
+    /// Fetches a checkpoint from a peer, as a node without pages does before Raft starts.
+    pub async fn fetch_pages(&self, cuts: &Cuts) {
+        let keeper = Arc::new(Keeper::open(self.dir.path(), &self.name, self.incarnation).unwrap());
+        let log = LogStore::open(&self.log_dir(), PurgeGate::closed()).unwrap();
+        let mut machine = MemoryMachine::open(self.disk.clone(), log);
+        let view: Arc<dyn MachineView> = Arc::new(machine.clone());
+        let links = Links::new(cuts.dial(&self.name), keeper, Arc::clone(&view), None);
+        let (meta, handle) = fetch_checkpoint(&links, view.as_ref()).await.unwrap();
+        machine.install_snapshot(&meta, handle).await.unwrap();
     }
 
     pub async fn start(&self, start: Start, cuts: &Cuts) -> Result<Node, RaftStartError> {

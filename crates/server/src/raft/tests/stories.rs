@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::cluster::{Cluster, Home, cut_log, until};
 use super::links::Cuts;
+use super::machine::Disk;
 use crate::raft::bootstrap::PlaceError;
 use crate::raft::identity::Refusal;
 use crate::raft::membership::MembershipError;
@@ -95,6 +96,17 @@ async fn a_node_that_was_away_too_long_catches_up_by_snapshot() {
     assert!(status.snapshot.is_some(), "it came by snapshot");
     cluster.write("more").await;
     cluster.settled(452).await;
+
+    // Then it loses its pages, and its log begins behind them: a peer's checkpoint takes their place.
+    cluster.take(away).crash().await;
+    cluster.homes[away].disk = Disk::default();
+    let refused = cluster.homes[away].start(Start::Single, &cluster.cuts).await;
+    assert!(matches!(refused, Err(RaftStartError::Fatal(_))), "nothing stands in for what is lost");
+    cluster.homes[away].fetch_pages(&cluster.cuts).await;
+    cluster.restart(away).await;
+    cluster.settled(452).await;
+    cluster.write("with new pages").await;
+    cluster.settled(453).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

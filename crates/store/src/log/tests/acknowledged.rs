@@ -1,4 +1,5 @@
 use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
 
 use super::*;
 
@@ -15,7 +16,7 @@ fn an_acknowledged_append_is_in_the_file() {
         log.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
         append(&mut log, vec![entry(0)]).await;
         let before = std::fs::metadata(only_file(dir.path())).unwrap().len();
-        let (done, acknowledged) = tokio::sync::oneshot::channel();
+        let (done, acknowledged) = BerthConfig::oneshot();
         let large = (1..=ENTRIES).map(|index| {
             let command = bytes::Bytes::from(vec![index as u8; ENTRY_BYTES]);
             Entry {
