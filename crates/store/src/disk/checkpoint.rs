@@ -5,17 +5,23 @@ use super::manifest::{META_BYTES_MAX, Manifest};
 use super::snapshot::Disk;
 use super::staging::{Staging, remove_dir};
 use super::tree::{BATCH_OPS_MAX, PageTree};
-use super::{DiskError, seal};
+use super::{DiskError, seal, tree};
 use crate::pages::{READ_VERSION, Root, TableId};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes of one batch: small enough that one batch does not hold up sled's own thread.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// A pages directory of this many times its live bytes, in percent, is rewritten into a fresh one.
-const REWRITE_PERCENT: u64 = 360;
-/// Pages directories below this size are never worth rewriting: sled's segments alone may fill it.
-const REWRITE_BYTES_MIN: u64 = 64 << 20;
+/// What sled's file may become by writing changed pages into it, in percent of the live bytes. Past that, and
+/// whenever much has changed, all pages go to a fresh directory instead: written in order they take about half
+/// as much again as they are, where replacing them in place leaves three times as much and more. The old
+/// directory stays as the generation before, so that both together come to about three times the live bytes.
+const IN_PLACE_PERCENT: u64 = 200;
+/// What sled writes for each changed byte until its garbage is collected, in percent.
+const GROWTH_PERCENT: u64 = 150;
+/// Below this size it is not worth a directory: sled's segments alone may take it.
+const FRESH_BYTES_MIN: u64 = 16 << 20;
 
 /// Writes checkpoints, one at a time. Blocking: it belongs on a thread of its own, see
 /// [`super::CheckpointWriter`].
@@ -26,9 +32,10 @@ pub struct Checkpointer {
     /// Pages that this publish or an earlier one wrote are on disk.
     written_version: u64,
     bytes_per_second: Option<u64>,
-    /// When a directory is rewritten: from this size on, and at this many times its live bytes, in percent.
-    pub(crate) rewrite_bytes_min: u64,
-    pub(crate) rewrite_percent: u64,
+    /// The directory before the one in force, with the generation before.
+    before: Option<PathBuf>,
+    /// The size from which fresh directories are worth their while.
+    pub(crate) fresh_bytes_min: u64,
     ended: bool,
 }
 
@@ -43,7 +50,7 @@ pub struct Completed {
     pub pages_written: u64,
     /// Bytes of pages written.
     pub bytes_written: u64,
-    /// Whether the whole directory was rewritten to shrink it.
+    /// Whether all pages were written into a fresh directory, rather than the changed ones into the old.
     pub rewritten: bool,
 }
 
@@ -58,6 +65,8 @@ pub(crate) struct OnDisk {
     pub(crate) junk: Vec<StoredPage>,
     /// The manifests, oldest first.
     pub(crate) manifests: Vec<StoredPage>,
+    /// The newest generation that was ever used, as far as others know.
+    pub(crate) used: u64,
 }
 
 /// A stored object: its parts are removed together.
@@ -98,12 +107,18 @@ impl OnDisk {
 
     /// The newest generation that any stored object belongs to.
     fn newest(&self) -> u64 {
-        self.junk.iter().chain(&self.manifests).map(|stored| stored.generation).max().unwrap_or(0)
+        let stored = self.junk.iter().chain(&self.manifests).map(|stored| stored.generation).max();
+        stored.unwrap_or(0).max(self.used)
     }
 }
 
 impl Checkpointer {
-    pub(crate) fn new(disk: Disk, on_disk: OnDisk, bytes_per_second: Option<u64>) -> Self {
+    pub(crate) fn new(
+        disk: Disk,
+        on_disk: OnDisk,
+        before: Option<PathBuf>,
+        bytes_per_second: Option<u64>,
+    ) -> Self {
         let tree = disk.tree();
         Self {
             disk,
@@ -111,8 +126,8 @@ impl Checkpointer {
             on_disk,
             written_version: READ_VERSION,
             bytes_per_second,
-            rewrite_bytes_min: REWRITE_BYTES_MIN,
-            rewrite_percent: REWRITE_PERCENT,
+            before,
+            fresh_bytes_min: FRESH_BYTES_MIN,
             ended: false,
         }
     }
@@ -138,16 +153,32 @@ impl Checkpointer {
         }
         self.ended = true;
         let started = Instant::now();
-        let mut completed = self.write(root, meta)?;
-        if self.is_bloated(root.live_bytes())? {
-            completed = self.rewrite(root, meta)?;
-        }
-        self.disk.note_checkpoint(&completed, self.tree.disk_bytes()?, root.live_bytes(), started.elapsed());
+        let completed = if self.prefers_fresh(root)? {
+            self.write_fresh(root, meta)?
+        } else {
+            self.write_in_place(root, meta)?
+        };
+        let before_bytes = self.before.as_deref().map_or(Ok(0), tree::bytes_below)?;
+        let disk_bytes = self.tree.disk_bytes()? + before_bytes;
+        self.disk.note_checkpoint(&completed, disk_bytes, root.live_bytes(), started.elapsed());
         self.ended = false;
         Ok(completed)
     }
 
-    fn write<M>(&mut self, root: &Root<M>, meta: &[u8]) -> Result<Completed, DiskError> {
+    /// Whether this checkpoint goes to a fresh directory.
+    fn prefers_fresh<M>(&self, root: &Root<M>) -> Result<bool, DiskError> {
+        let changed_bytes: u64 = pages_since(root, self.written_version)
+            .filter_map(|(table, page)| root.rows_in_page(table, page))
+            .map(|page| page.bytes().len() as u64)
+            .sum();
+        let in_place = self.tree.disk_bytes()? + changed_bytes.saturating_mul(GROWTH_PERCENT) / 100;
+        let too_large = in_place > root.live_bytes().saturating_mul(IN_PLACE_PERCENT) / 100;
+        // A snapshot being sent reads the directory in force, which a fresh one would soon remove.
+        Ok(in_place > self.fresh_bytes_min && too_large && self.disk.pinned().is_empty())
+    }
+
+    /// Writes the changed pages beside those they replace.
+    fn write_in_place<M>(&mut self, root: &Root<M>, meta: &[u8]) -> Result<Completed, DiskError> {
         let manifest = Manifest::of(self.on_disk.newest() + 1, root, meta);
         let generation = manifest.generation;
         let mut writer = PacedWriter::new(&self.tree, self.bytes_per_second);
@@ -173,6 +204,7 @@ impl Checkpointer {
         self.written_version = root.version();
         self.disk.put_in_force(Arc::clone(&self.tree), manifest);
         self.remove_unneeded(previous)?;
+        self.remove_before()?;
         Ok(Completed { generation, previous, pages_written, bytes_written, rewritten: false })
     }
 
@@ -197,26 +229,26 @@ impl Checkpointer {
         writer.flush()
     }
 
-    fn is_bloated(&self, live_bytes: u64) -> Result<bool, DiskError> {
-        let disk_bytes = self.tree.disk_bytes()?;
-        let bloated = disk_bytes > self.rewrite_bytes_min
-            && disk_bytes > live_bytes.saturating_mul(self.rewrite_percent) / 100;
-        // A snapshot being sent reads the old directory; the rewrite waits for a later checkpoint.
-        Ok(bloated && self.disk.pinned().is_empty())
+    /// Removes the directory before: the one in force has the generation before as well by now.
+    fn remove_before(&mut self) -> Result<(), DiskError> {
+        let Some(before) = self.before.take_if(|_| self.disk.pinned().is_empty()) else { return Ok(()) };
+        self.disk.dir().point_to(self.tree.dir(), None)?;
+        remove_dir(&before)
     }
 
-    /// Writes the whole root into a fresh directory and puts that in force, as an install does.
-    fn rewrite<M>(&mut self, root: &Root<M>, meta: &[u8]) -> Result<Completed, DiskError> {
+    /// Writes the whole root into a fresh directory and puts that in force, as an install does. The old one
+    /// stays, with the generation before.
+    fn write_fresh<M>(&mut self, root: &Root<M>, meta: &[u8]) -> Result<Completed, DiskError> {
         let dir = self.disk.dir();
         let mut staging = Staging::create(&dir, self.on_disk.newest())?;
         let manifest = Manifest::of(staging.generation(), root, meta);
         let mut on_disk = OnDisk::default();
         let pages = pages_since(root, 0)
             .filter_map(|(table, number)| root.rows_in_page(table, number).map(|page| (table, number, page)));
-        staging.put_pages(pages, &mut on_disk)?;
+        staging.put_pages(pages, &mut on_disk, self.bytes_per_second)?;
         let completed = Completed {
             generation: manifest.generation,
-            previous: 0,
+            previous: self.on_disk.manifests.last().map_or(0, |stored| stored.generation),
             pages_written: staging.pages_written(),
             bytes_written: staging.bytes_written(),
             rewritten: true,
@@ -224,13 +256,16 @@ impl Checkpointer {
         let (tree, stored) = staging.seal(&manifest)?;
         on_disk.manifests.push(stored);
         let tree = Arc::new(tree);
-        dir.point_to(tree.dir())?;
         let old = std::mem::replace(&mut self.tree, Arc::clone(&tree));
-        self.on_disk = on_disk;
-        self.disk.put_in_force(tree, manifest);
         let old_dir = old.dir().to_path_buf();
+        dir.point_to(self.tree.dir(), Some(&old_dir))?;
+        self.on_disk = on_disk;
+        self.written_version = root.version();
+        self.disk.put_in_force(tree, manifest);
         drop(old);
-        remove_dir(&old_dir)?;
+        if let Some(older) = self.before.replace(old_dir) {
+            remove_dir(&older)?;
+        }
         Ok(completed)
     }
 }
@@ -247,7 +282,7 @@ impl Checkpointer {
         let disk = Disk::new(Arc::clone(dir), Arc::new(tree), None);
         let mut on_disk = OnDisk::default();
         on_disk.manifests.push(StoredPage::new(Kind::Manifest, 1, 1));
-        Self { written_version: 0, ..Self::new(disk, on_disk, None) }
+        Self { written_version: 0, ..Self::new(disk, on_disk, None, None) }
     }
 }
 

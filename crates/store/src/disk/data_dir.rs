@@ -11,6 +11,7 @@ const CURRENT: &str = "CURRENT";
 const CURRENT_NEXT: &str = "CURRENT.next";
 const BALLAST: &str = "BALLAST";
 const PAGES: &str = "pages-";
+const BEFORE: &str = "before pages-";
 const QUARANTINE: &str = "quarantine-";
 /// Bytes written at a time when the ballast is made.
 const BALLAST_STEP_BYTES: usize = 1 << 20;
@@ -25,7 +26,7 @@ pub struct DataDir {
 /// Where damaged pages were put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quarantined {
-    /// The directory that holds them now; none if they were missing altogether.
+    /// The directory that holds the newest of them now; none if they were missing altogether.
     pub dir: Option<PathBuf>,
 }
 
@@ -33,7 +34,12 @@ pub struct Quarantined {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pointer {
     Missing,
-    Names(PathBuf),
+    Names {
+        /// The pages directory in force.
+        pages: PathBuf,
+        /// The one before it, which holds the generation before.
+        before: Option<PathBuf>,
+    },
     Damaged,
 }
 
@@ -79,13 +85,12 @@ impl DataDir {
     pub fn quarantine(&self) -> Result<Quarantined, DiskError> {
         let mut moved = None;
         let current = match self.pointer()? {
-            Pointer::Names(dir) => vec![dir],
+            Pointer::Names { pages, before } => std::iter::once(pages).chain(before).collect(),
             Pointer::Missing | Pointer::Damaged => self.pages_dirs()?,
         };
         for dir in current.into_iter().filter(|dir| dir.exists()) {
-            let aside = self.path.join(format!("{QUARANTINE}{}", self.next_number(QUARANTINE)?));
-            fs::rename(&dir, &aside).map_err(|e| DiskError::io("move aside", &dir, e))?;
-            moved = Some(aside);
+            let aside = self.set_aside(&dir)?;
+            moved.get_or_insert(aside);
         }
         // The pointer goes last: as long as it is there, missing pages are damage and not a new node.
         sync_dir(&self.path)?;
@@ -142,25 +147,31 @@ impl DataDir {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Pointer::Missing),
             Err(e) => return Err(DiskError::io("read", &path, e)),
         };
-        let name = std::str::from_utf8(&bytes).ok().and_then(|text| text.lines().nth(1));
-        match name.and_then(|name| number_of(name, PAGES)) {
-            Some(number) if pointer_text(number).as_bytes() == bytes => {
-                Ok(Pointer::Names(self.pages_dir(number)))
-            }
+        let lines: Vec<&str> =
+            std::str::from_utf8(&bytes).map_or_else(|_| Vec::new(), |text| text.lines().collect());
+        let (number, before) = match lines[..] {
+            [_, pages, _] => (number_of(pages, PAGES), None),
+            [_, pages, before, _] => (number_of(pages, PAGES), number_of(before, BEFORE)),
+            _ => (None, None),
+        };
+        match number {
+            Some(number) if pointer_text(number, before).as_bytes() == bytes => Ok(Pointer::Names {
+                pages: self.pages_dir(number),
+                before: before.map(|before| self.pages_dir(before)),
+            }),
             _ => Ok(Pointer::Damaged),
         }
     }
 
     /// Puts a pages directory in force: the one step that every install, rewrite and creation ends with.
-    pub(crate) fn point_to(&self, pages: &Path) -> Result<(), DiskError> {
-        let name = pages.file_name().and_then(|name| name.to_str()).and_then(|name| number_of(name, PAGES));
-        let Some(number) = name else {
-            let source = std::io::Error::new(ErrorKind::InvalidInput, "not a pages directory");
-            return Err(DiskError::io("point to", pages, source));
-        };
+    /// `before` is the directory of the generation before, if that is another one.
+    pub(crate) fn point_to(&self, pages: &Path, before: Option<&Path>) -> Result<(), DiskError> {
+        let number = pages_number(pages)?;
+        let before = before.map(pages_number).transpose()?;
         let (next, current) = (self.path.join(CURRENT_NEXT), self.path.join(CURRENT));
         let mut file = File::create(&next).map_err(|e| DiskError::io("create", &next, e))?;
-        file.write_all(pointer_text(number).as_bytes()).map_err(|e| DiskError::io("write", &next, e))?;
+        file.write_all(pointer_text(number, before).as_bytes())
+            .map_err(|e| DiskError::io("write", &next, e))?;
         file.sync_all().map_err(|source| DiskError::Sync { path: next.clone(), source })?;
         fs::rename(&next, &current).map_err(|e| DiskError::io("rename", &next, e))?;
         sync_dir(&self.path)
@@ -183,14 +194,23 @@ impl DataDir {
 
     /// Removes what a process killed at a bad moment may have left: files of an unfinished step, and pages
     /// directories that never came into force or no longer are.
-    pub(crate) fn clear_leftovers(&self, in_force: &Path) -> Result<(), DiskError> {
+    pub(crate) fn clear_leftovers(&self, in_force: &Path, before: Option<&Path>) -> Result<(), DiskError> {
         remove_file(&self.path.join(CURRENT_NEXT))?;
         for dir in self.pages_dirs()? {
-            if dir != in_force {
+            if dir == in_force || Some(&*dir) == before {
+                tree::clear_leftovers(&dir)?;
+            } else {
                 fs::remove_dir_all(&dir).map_err(|e| DiskError::io("remove", &dir, e))?;
             }
         }
-        tree::clear_leftovers(in_force)
+        Ok(())
+    }
+
+    /// Moves a pages directory aside, for inspection.
+    pub(crate) fn set_aside(&self, pages: &Path) -> Result<PathBuf, DiskError> {
+        let aside = self.path.join(format!("{QUARANTINE}{}", self.next_number(QUARANTINE)?));
+        fs::rename(pages, &aside).map_err(|e| DiskError::io("move aside", pages, e))?;
+        Ok(aside)
     }
 
     fn pages_dir(&self, number: u64) -> PathBuf {
@@ -218,9 +238,18 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<(), DiskError> {
     file.sync_all().map_err(|source| DiskError::Sync { path: dir.to_path_buf(), source })
 }
 
-/// The bytes of a pointer to `pages-<number>`: two lines that people can read, and their checksum.
-fn pointer_text(number: u64) -> String {
-    let text = format!("berth pages 1\n{PAGES}{number}\n");
+fn pages_number(pages: &Path) -> Result<u64, DiskError> {
+    let name = pages.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| number_of(name, PAGES)).ok_or_else(|| {
+        let source = std::io::Error::new(ErrorKind::InvalidInput, "not a pages directory");
+        DiskError::io("point to", pages, source)
+    })
+}
+
+/// The bytes of a pointer to `pages-<number>`: lines that people can read, and their checksum.
+fn pointer_text(number: u64, before: Option<u64>) -> String {
+    let before = before.map_or(String::new(), |before| format!("{BEFORE}{before}\n"));
+    let text = format!("berth pages 1\n{PAGES}{number}\n{before}");
     let crc = crc32c::crc32c(text.as_bytes());
     format!("{text}crc32c {crc:08x}\n")
 }

@@ -83,48 +83,31 @@ impl OpenOptions {
 pub fn open(dir: &Arc<DataDir>, options: &OpenOptions) -> Result<Opened, DiskError> {
     let started = Instant::now();
     let damaged = |why: String| DiskError::Damaged { dir: dir.path().to_path_buf(), why };
-    let mut repoint = false;
-    let in_force = match dir.pointer()? {
-        Pointer::Names(pages) if pages.exists() => Some(pages),
-        Pointer::Names(pages) => return Err(damaged(format!("{} is missing", pages.display()))),
-        Pointer::Damaged => {
-            repoint = true;
-            only_one(dir.pages_dirs()?)
-                .ok_or_else(|| damaged("the file CURRENT is damaged".to_owned()))?
-                .into()
-        }
-        Pointer::Missing => match dir.pages_dirs()? {
-            none if none.is_empty() => None,
-            some => Some(only_one(some).ok_or_else(|| damaged("the file CURRENT is missing".to_owned()))?),
-        },
-    };
-    let found = match in_force {
-        Some(pages) => {
-            dir.clear_leftovers(&pages)?;
-            let created = matches!(dir.pointer()?, Pointer::Missing);
-            let (at, row_hash) = (pages.clone(), options.row_hash);
-            // Whatever sled says while it opens and reads is about the bytes it found.
-            let found = under_watchdog(&pages, options.open_limit, move || read_newest(&at, row_hash))
-                .map_err(|error| as_damage(dir.path(), error))?;
-            if created && found.loaded.is_some() {
+    let found = match find_in_force(dir)? {
+        Some(in_force) => {
+            dir.clear_leftovers(&in_force.pages, in_force.before.as_deref())?;
+            let found = read_in_force(dir, &in_force, options)?;
+            if in_force.created && found.loaded.is_some() {
                 return Err(damaged("the file CURRENT is missing, but there are pages".to_owned()));
             }
-            if repoint || created {
-                dir.point_to(&pages)?;
+            if in_force.repoint {
+                dir.point_to(&in_force.pages, None)?;
             }
             found
         }
         None => {
             let pages = dir.new_pages_dir()?;
             let tree = PageTree::create(&pages)?;
-            dir.point_to(&pages)?;
-            Found { tree, loaded: None, newest_damage: None }
+            dir.point_to(&pages, None)?;
+            Found { tree, loaded: None, newest_damage: None, before: None }
         }
     };
     let generation = found.loaded.as_ref().map_or(0, |loaded| loaded.manifest.generation);
     let source = judge(&found, generation, options.expected).map_err(damaged)?;
     let loaded = found.loaded.unwrap_or_else(|| Loaded::nothing(options.row_hash));
     let meta = loaded.manifest.meta.clone();
+    let mut on_disk = loaded.on_disk;
+    on_disk.used = options.expected.map_or(0, |expected| expected.newest);
     let disk = Disk::new(Arc::clone(dir), Arc::new(found.tree), (generation > 0).then_some(loaded.manifest));
     disk.note_open(started.elapsed())?;
     Ok(Opened {
@@ -132,7 +115,7 @@ pub fn open(dir: &Arc<DataDir>, options: &OpenOptions) -> Result<Opened, DiskErr
         meta,
         generation,
         source,
-        checkpointer: Checkpointer::new(disk, loaded.on_disk, options.bytes_per_second),
+        checkpointer: Checkpointer::new(disk, on_disk, found.before, options.bytes_per_second),
     })
 }
 
@@ -143,6 +126,67 @@ pub(crate) struct Found {
     pub(crate) loaded: Option<Loaded>,
     /// What was wrong with a newer one.
     pub(crate) newest_damage: Option<String>,
+    /// Another directory, with the generation before.
+    pub(crate) before: Option<PathBuf>,
+}
+
+/// The pages directory in force, as far as names tell.
+struct InForce {
+    pages: PathBuf,
+    before: Option<PathBuf>,
+    /// Nothing points to it yet: only an empty one is believed.
+    created: bool,
+    /// The pointer is to be written again.
+    repoint: bool,
+}
+
+fn find_in_force(dir: &DataDir) -> Result<Option<InForce>, DiskError> {
+    let damaged = |why: String| DiskError::Damaged { dir: dir.path().to_path_buf(), why };
+    let (created, what) = match dir.pointer()? {
+        Pointer::Names { pages, before } => {
+            if !pages.exists() {
+                return Err(damaged(format!("{} is missing", pages.display())));
+            }
+            let before = before.filter(|before| before.exists());
+            return Ok(Some(InForce { pages, before, created: false, repoint: false }));
+        }
+        Pointer::Damaged => (false, "damaged"),
+        Pointer::Missing => (true, "missing"),
+    };
+    match (dir.pages_dirs()?, created) {
+        (none, true) if none.is_empty() => Ok(None),
+        (some, _) => match only_one(some) {
+            Some(pages) => Ok(Some(InForce { pages, before: None, created, repoint: true })),
+            None => Err(damaged(format!("the file CURRENT is {what}"))),
+        },
+    }
+}
+
+/// Reads the directory in force, or the one before it if that holds nothing whole.
+fn read_in_force(dir: &DataDir, in_force: &InForce, options: &OpenOptions) -> Result<Found, DiskError> {
+    let read = |pages: &Path| {
+        let (at, row_hash) = (pages.to_path_buf(), options.row_hash);
+        // Whatever sled says while it opens and reads is about the bytes it found.
+        under_watchdog(pages, options.open_limit, move || read_newest(&at, row_hash))
+            .map_err(|error| as_damage(dir.path(), error))
+    };
+    let newest = read(&in_force.pages);
+    let Some(before) = &in_force.before else { return newest };
+    let why = match newest {
+        // A directory with one before it was put in force with a whole generation inside.
+        Ok(found) if found.loaded.as_ref().is_some_and(|loaded| loaded.manifest.generation > 0) => {
+            return Ok(Found { before: Some(before.clone()), ..found });
+        }
+        Ok(_) => "its newest generations are gone".to_owned(),
+        Err(error) if error.is_damage() => error.to_string(),
+        Err(error) => return Err(error),
+    };
+    let older = read(before)?;
+    let why = format!("{}: {why}", in_force.pages.display());
+    let why = older.newest_damage.as_ref().map_or(why.clone(), |older| format!("{why}; {older}"));
+    dir.point_to(before, None)?;
+    dir.set_aside(&in_force.pages)?;
+    Ok(Found { newest_damage: Some(why), ..older })
 }
 
 /// One verified generation.
@@ -174,14 +218,14 @@ fn read_newest(pages: &Path, row_hash: RowHash) -> Result<Found, DiskError> {
     let manifests = read_manifests(&tree)?;
     if manifests.is_empty() {
         if tree.is_empty() {
-            return Ok(Found { tree, loaded: None, newest_damage: None });
+            return Ok(Found { tree, loaded: None, newest_damage: None, before: None });
         }
         // A first checkpoint that was cut short leaves pages without a manifest; they are overwritten by the next
         // one, and whether a checkpoint had ever been completed, the caller knows.
         let on_disk = leftovers(&tree)?;
         let mut loaded = Loaded::nothing(row_hash);
         loaded.on_disk = on_disk;
-        return Ok(Found { tree, loaded: Some(loaded), newest_damage: None });
+        return Ok(Found { tree, loaded: Some(loaded), newest_damage: None, before: None });
     }
     let mut newest_damage: Option<String> = None;
     let stored: Vec<StoredPage> = manifests.iter().map(|manifest| manifest.stored).collect();
@@ -190,7 +234,7 @@ fn read_newest(pages: &Path, row_hash: RowHash) -> Result<Found, DiskError> {
             .map_err(Unreadable::Damage)
             .and_then(|manifest| read_generation(&tree, manifest, &stored, row_hash));
         match read {
-            Ok(loaded) => return Ok(Found { tree, loaded: Some(loaded), newest_damage }),
+            Ok(loaded) => return Ok(Found { tree, loaded: Some(loaded), newest_damage, before: None }),
             Err(Unreadable::Damage(why)) => {
                 let why = format!("generation {generation}: {why}");
                 newest_damage = Some(newest_damage.map_or(why.clone(), |newer| format!("{newer}; {why}")));

@@ -5,7 +5,7 @@
 //! | Name | What |
 //! |---|---|
 //! | `LOCK` | locked for as long as a process works here |
-//! | `CURRENT` | names the pages directory in force; sealed, replaced by one rename |
+//! | `CURRENT` | names the pages directory in force, and the one before if that is still needed; sealed, replaced by one rename |
 //! | `pages-<n>/` | sled: the page versions of the last two checkpoints, and their manifests |
 //! | `quarantine-<n>/` | a pages directory that was found damaged, kept for inspection |
 //! | `BALLAST` | optional: space to give back when the disk is full |
@@ -44,7 +44,8 @@
 //!
 //! A *snapshot* is the last completed generation, streamed out of sled in chunks ([`Disk::snapshot`]); it is
 //! *installed* by [`Staging`]: into a fresh pages directory, synced, verified, then put in force by one rename of
-//! `CURRENT`. The same way rewrites a pages directory that has grown too far beyond its contents.
+//! `CURRENT`. In the same way a checkpoint that changes much of what there is goes to a fresh directory, and the
+//! one in force until then stays as the generation before: sled is slow to give back the space of replaced pages.
 //!
 //! sled is used as if it might fail: one tree, one writing thread, fixed-width keys, values of at most 4 KiB,
 //! no subscribers, merge operators, compression or generated IDs, and never as a proof of durability: after each

@@ -106,8 +106,9 @@ impl Staging {
         &mut self,
         pages: impl Iterator<Item = (TableId, u32, PageView)>,
         on_disk: &mut OnDisk,
+        bytes_per_second: Option<u64>,
     ) -> Result<(), DiskError> {
-        let mut writer = PacedWriter::new(&self.tree, None);
+        let mut writer = PacedWriter::new(&self.tree, bytes_per_second);
         for (table, number, page) in pages {
             on_disk.set(writer.put(Kind::Page(table, number), self.generation, page.bytes())?);
         }
@@ -158,12 +159,12 @@ impl Staged {
         bytes_per_second: Option<u64>,
     ) -> Result<Opened, DiskError> {
         let Self { dir, loaded, mut unused, tree } = self;
-        let before = match dir.pointer()? {
-            Pointer::Names(before) if before != tree.dir() => Some(before),
-            _ => None,
+        let replaced = match dir.pointer()? {
+            Pointer::Names { pages, before } => std::iter::once(pages).chain(before).collect(),
+            Pointer::Missing | Pointer::Damaged => Vec::new(),
         };
         unused.0 = None;
-        dir.point_to(tree.dir())?;
+        dir.point_to(tree.dir(), None)?;
         let Loaded { manifest, contents, on_disk } = loaded;
         let (meta, generation, tree) = (manifest.meta.clone(), manifest.generation, Arc::new(tree));
         let disk = match old {
@@ -174,10 +175,10 @@ impl Staged {
             }
             None => Disk::new(Arc::clone(&dir), tree, Some(manifest)),
         };
-        if let Some(before) = before {
-            remove_dir(&before)?;
+        for replaced in replaced {
+            remove_dir(&replaced)?;
         }
-        let checkpointer = Checkpointer::new(disk, on_disk, bytes_per_second);
+        let checkpointer = Checkpointer::new(disk, on_disk, None, bytes_per_second);
         Ok(Opened { contents, meta, generation, source: Source::Newest, checkpointer })
     }
 }

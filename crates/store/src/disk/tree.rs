@@ -165,6 +165,18 @@ pub(crate) fn clear_leftovers(dir: &Path) -> Result<(), DiskError> {
     Ok(())
 }
 
+/// Bytes of all files of a directory that is not open.
+pub(crate) fn bytes_below(dir: &Path) -> Result<u64, DiskError> {
+    let failed = |e| DiskError::io("measure the size of", dir, e);
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let about = entry.metadata().map_err(failed)?;
+        bytes += if about.is_dir() { bytes_below(&entry.path())? } else { about.len() };
+    }
+    Ok(bytes)
+}
+
 fn store_error(what: &'static str, dir: &Path, error: &sled::Error) -> DiskError {
     DiskError::Store { what, dir: dir.to_path_buf(), problem: error.to_string() }
 }

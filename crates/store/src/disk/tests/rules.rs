@@ -148,42 +148,75 @@ fn r5_a_scrub_reads_every_row_again() {
 }
 
 #[test]
-fn r7_a_directory_far_larger_than_its_contents_is_rewritten_into_a_fresh_one() {
+fn r7_much_change_goes_to_a_fresh_directory_and_the_one_before_stays_to_fall_back_on() {
     let at = TempDir::new().unwrap();
     let mut node = Node::new(&at);
-    (node.checkpointer.rewrite_bytes_min, node.checkpointer.rewrite_percent) = (0, 0);
-    let mut rewrites = 0;
-    for round in 0..4_u8 {
-        node.put_devices(0..200, round);
+    node.checkpointer.fresh_bytes_min = 0;
+    let mut before = Model::new();
+    for round in 1..5_u8 {
+        before = node.model.clone();
+        node.put_devices(0..5_000, round);
         let completed = node.checkpoint(&[round]);
-        assert!(completed.rewritten);
-        rewrites += 1;
+        // The first has a fresh directory to itself anyway.
+        assert_eq!(completed.rewritten, round > 1);
+        assert_eq!((completed.generation, completed.previous), (u64::from(round), u64::from(round) - 1));
         let stats = node.checkpointer.disk().stats();
-        assert_eq!((stats.rewrites, stats.generation), (rewrites, completed.generation));
-        pages_dir(&node.dir);
+        assert_eq!((stats.rewrites, stats.generation), (u64::from(round) - 1, completed.generation));
+        assert_eq!(node.dir.pages_dirs().unwrap().len(), if round > 1 { 2 } else { 1 });
     }
-    let generation = node.checkpointer.disk().stats().generation;
-    let (opened, dir, model) = node.reopen(&expecting(generation, generation));
+    let (opened, dir, model) = node.reopen(&expecting(4, 3));
     let opened = opened.unwrap();
+    assert_eq!((&opened.meta[..], &opened.source), (&[4][..], &Source::Newest));
+    let node = Node::of(&dir, opened, model);
+    drop((node.pages, node.checkpointer));
+
+    let newest = dir.pages_dirs().unwrap().pop().unwrap();
+    fs::write(newest.join("db"), b"nothing is left").unwrap();
+    let opened = open(&dir, &expecting(4, 3)).unwrap();
+    assert!(matches!(opened.source, Source::FellBack { .. }), "{:?}", opened.source);
     assert_eq!(opened.meta, [3]);
-    let mut node = Node::of(&dir, opened, model);
+    assert!(!newest.exists() && at.path().join("quarantine-1").exists());
+    let mut node = Node::of(&dir, opened, before);
+    let next = node.checkpoint(b"next");
+    assert_eq!((next.generation, next.previous), (5, 3), "no generation is used twice");
+    let (opened, dir, model) = node.reopen(&expecting(5, 3));
+    Node::of(&dir, opened.unwrap(), model);
+}
+
+#[test]
+fn r7_the_directory_before_goes_once_the_one_in_force_holds_two_generations_and_no_snapshot_needs_it() {
+    let at = TempDir::new().unwrap();
+    let mut node = Node::new(&at);
+    node.put_devices(0..5_000, 1);
+    node.checkpoint(b"one");
     let reader = node.checkpointer.disk().snapshot(snapshots::LONG).unwrap();
-    (node.checkpointer.rewrite_bytes_min, node.checkpointer.rewrite_percent) = (0, 0);
-    assert!(!node.checkpoint(b"").rewritten, "a snapshot being sent holds the rewrite up");
+    node.checkpointer.fresh_bytes_min = 0;
+    node.put_devices(0..5_000, 2);
+    assert!(!node.checkpoint(b"two").rewritten, "a snapshot being sent keeps the directory");
     drop(reader);
-    assert!(node.checkpoint(b"").rewritten);
+    node.put_devices(0..5_000, 3);
+    assert!(node.checkpoint(b"three").rewritten);
+    assert_eq!(node.dir.pages_dirs().unwrap().len(), 2);
+    node.checkpointer.fresh_bytes_min = u64::MAX;
+    node.put_devices(0..10, 4);
+    let completed = node.checkpoint(b"four");
+    assert!(!completed.rewritten);
+    pages_dir(&node.dir);
+    let (opened, dir, model) = node.reopen(&expecting(completed.generation, completed.previous));
+    Node::of(&dir, opened.unwrap(), model);
 }
 
 #[test]
 fn r9_garbage_is_collected_so_that_checkpoints_do_not_grow_the_files_without_bound() {
     let at = TempDir::new().unwrap();
     let mut node = Node::new(&at);
+    node.checkpointer.fresh_bytes_min = u64::MAX;
     let mut sizes = Vec::new();
     for round in 0..24_u8 {
         node.put_devices(0..60_000, round);
         node.checkpoint(&[round]);
         let stats = node.checkpointer.disk().stats();
-        assert_eq!(stats.rewrites, 0, "below the size at which rewrites start");
+        assert_eq!(stats.rewrites, 0, "all in one directory");
         sizes.push(stats.amplification_percent());
     }
     let (early, late) = (sizes[4..10].iter().max().unwrap(), sizes[18..].iter().max().unwrap());
