@@ -164,6 +164,9 @@ where
         let polled = this.inner.poll(cx);
         drop(entered);
         polled.map_ok(|response| {
+            if this.span.is_none() && !this.method.streams && head_code(&response) == Code::Ok {
+                return response;
+            }
             let line = Line { span: this.span.clone(), method: *this.method, arrived: *this.arrived };
             if this.method.streams && !response.headers().contains_key(Status::GRPC_STATUS) {
                 return Ended::wrap(response, line);

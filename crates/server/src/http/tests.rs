@@ -63,6 +63,11 @@ async fn metrics_are_openmetrics_text() {
         samples += 1;
     }
     assert!(samples > 30, "only {samples} samples");
+    let mut families: Vec<_> = body.lines().filter(|line| line.starts_with("# TYPE ")).collect();
+    let told = families.len();
+    families.sort_unstable();
+    families.dedup();
+    assert_eq!(families.len(), told, "a family is told twice");
 }
 
 #[tokio::test]

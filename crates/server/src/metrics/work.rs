@@ -1,10 +1,12 @@
 //! What the node did for its callers: lookups by outcome, writes, grouping, freshness rounds.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus_client::encoding::EncodeMetric;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
@@ -29,7 +31,7 @@ pub enum LookupOutcome {
 /// Counters of the client-facing work.
 #[derive(Debug)]
 pub struct WorkMetrics {
-    lookups: [Counter; LookupOutcome::ALL.len()],
+    lookups: Arc<ByOutcome>,
     routes: Counter,
     writes: Counter,
     devices: Counter,
@@ -55,7 +57,7 @@ impl LookupOutcome {
 impl WorkMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let work = Self {
-            lookups: Default::default(),
+            lookups: Arc::default(),
             routes: Counter::default(),
             writes: Counter::default(),
             devices: Counter::default(),
@@ -64,14 +66,7 @@ impl WorkMetrics {
             read_rounds: Counter::default(),
             read_sharers: Arc::new(Histogram::new(&SIZES, 1.0)),
         };
-        for (outcome, counter) in LookupOutcome::ALL.iter().zip(&work.lookups) {
-            // Not a family: those take a lock per count.
-            registry.sub_registry_with_label(("outcome".into(), outcome.name().into())).register(
-                "lookups",
-                "Devices looked up",
-                counter.clone(),
-            );
-        }
+        registry.register("lookups", "Devices looked up, by outcome", Shared(Arc::clone(&work.lookups)));
         registry.register("route_lookups", "Routes looked up", work.routes.clone());
         registry.register(
             "writes_accepted",
@@ -81,27 +76,27 @@ impl WorkMetrics {
         registry.register("writes_devices", "Devices that accepted commands named", work.devices.clone());
         registry.register("writes_refused", "Commands refused, by reason", work.writes_refused.clone());
         let help = "Client commands in one replicated entry";
-        registry.register("write_group_commands", help, SharedHistogram(Arc::clone(&work.group_commands)));
+        registry.register("write_group_commands", help, Shared(Arc::clone(&work.group_commands)));
         registry.register(
             "read_index_rounds",
             "Rounds that confirmed how fresh reads are",
             work.read_rounds.clone(),
         );
         let help = "Reads that shared one round";
-        registry.register("read_index_sharers", help, SharedHistogram(Arc::clone(&work.read_sharers)));
+        registry.register("read_index_sharers", help, Shared(Arc::clone(&work.read_sharers)));
         work
     }
 
     /// Counts `devices` looked up with one outcome.
     pub fn looked_up(&self, outcome: LookupOutcome, devices: u64) {
-        let [hit, unknown, unavailable, refused] = &self.lookups;
+        let [hit, unknown, unavailable, refused] = &self.lookups.0;
         let counter = match outcome {
             LookupOutcome::Hit => hit,
             LookupOutcome::Unknown => unknown,
             LookupOutcome::Unavailable => unavailable,
             LookupOutcome::Refused => refused,
         };
-        counter.inc_by(devices);
+        counter.fetch_add(devices, Ordering::Relaxed);
     }
 
     /// Counts a route looked up.
@@ -132,16 +127,34 @@ impl WorkMetrics {
     }
 }
 
-/// One histogram, held by its owner and by the registry.
-#[derive(Debug)]
-struct SharedHistogram(Arc<Histogram>);
+/// Lookups by outcome. Not a family: those take a lock per count.
+#[derive(Debug, Default)]
+struct ByOutcome([AtomicU64; LookupOutcome::ALL.len()]);
 
-impl EncodeMetric for SharedHistogram {
-    fn encode(&self, encoder: prometheus_client::encoding::MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+impl EncodeMetric for ByOutcome {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        for (outcome, count) in LookupOutcome::ALL.iter().zip(&self.0) {
+            let labels = [("outcome", outcome.name())];
+            ConstCounter::new(count.load(Ordering::Relaxed)).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Counter
+    }
+}
+
+/// One metric, held by its owner and by the registry.
+#[derive(Debug)]
+struct Shared<M>(Arc<M>);
+
+impl<M: EncodeMetric> EncodeMetric for Shared<M> {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
         self.0.encode(encoder)
     }
 
     fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
+        self.0.metric_type()
     }
 }

@@ -35,7 +35,6 @@ pub struct Desk(pub Arc<Semaphore>);
 pub struct Node {
     pub addr: SocketAddr,
     pub metrics: Arc<Metrics>,
-    pub health: Health,
     /// Lets `wait` calls go, one a permit.
     pub release: Arc<Semaphore>,
     stop: Option<oneshot::Sender<()>>,
@@ -47,10 +46,9 @@ impl Node {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let addr = listener.local_addr().unwrap();
         let metrics = Metrics::new(SystemTime::UNIX_EPOCH);
-        let health = Health::new();
         let release = Arc::new(Semaphore::new(0));
         let lookups = LookupServiceServer::new(Desk(Arc::clone(&release)));
-        let rest = Services::new().with(health.service());
+        let rest = Services::new().with(Health::new().service());
         let (stop, stopped) = oneshot::channel();
         let counted = Arc::clone(&metrics);
         let served = tokio::spawn(async move {
@@ -59,7 +57,7 @@ impl Node {
             };
             serve_clients(listener, &limits, &counted, lookups, rest, stopped).await;
         });
-        Self { addr, metrics, health, release, stop: Some(stop), served }
+        Self { addr, metrics, release, stop: Some(stop), served }
     }
 
     pub fn stop(&mut self) {
