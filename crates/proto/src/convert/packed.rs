@@ -32,9 +32,14 @@ impl<'a> PackedIds<'a> {
         Self { rest: bytes, index: 0 }
     }
 
-    /// How many IDs there are, as far as they can be read.
+    /// How many IDs there are, told by their lengths alone; one that the field ends inside counts too.
     pub fn count_ids(&self) -> usize {
-        self.clone().take_while(Result::is_ok).count()
+        let (mut rest, mut count) = (self.rest, 0);
+        while let Some((length, after)) = rest.split_first() {
+            rest = after.get(usize::from(*length)..).unwrap_or_default();
+            count += 1;
+        }
+        count
     }
 }
 

@@ -12,6 +12,9 @@ use parking_lot::Mutex;
 pub const PINS_MAX: usize = 8;
 /// How long a revision is held after its last use.
 const PIN_AGE_MAX: Duration = Duration::from_secs(600);
+/// How long a revision is safe from newcomers after its last use, so that listings which nobody goes on with do not
+/// lock others out for the whole of their time.
+const PIN_SAFE: Duration = Duration::from_secs(30);
 
 /// The revisions held. Clones share them.
 #[derive(Clone, Default)]
@@ -38,7 +41,7 @@ impl Pins {
     /// Holds a revision. The same revision is held once, however many ask for it.
     ///
     /// # Errors
-    /// [`ApiError::Overloaded`] where [`PINS_MAX`] other revisions are held.
+    /// [`ApiError::Overloaded`] where [`PINS_MAX`] other revisions are held, all of them in use of late.
     pub fn hold(&self, snapshot: Snapshot) -> Result<Pinned, ApiError> {
         let now = Instant::now();
         let mut held = self.held.lock();
@@ -48,7 +51,7 @@ impl Pins {
             *used = now;
             return Ok(Pinned { pin: *pin, snapshot: kept.clone() });
         }
-        if held.pins.len() >= PINS_MAX {
+        if held.pins.len() >= PINS_MAX && !held.drop_idlest(now) {
             return Err(ApiError::Overloaded {
                 what: "revisions are held for listings and exports".to_owned(),
                 limit: PINS_MAX as u64,
@@ -90,5 +93,15 @@ impl Pins {
 impl Held {
     fn drop_old(&mut self, now: Instant) {
         self.pins.retain(|_, (used, _)| now.duration_since(*used) < PIN_AGE_MAX);
+    }
+
+    /// Lets the revision go that was not used for longest; false where each was used of late.
+    fn drop_idlest(&mut self, now: Instant) -> bool {
+        let idlest =
+            self.pins.iter().min_by_key(|(_, (used, _))| *used).map(|(pin, (used, _))| (*pin, *used));
+        match idlest {
+            Some((pin, used)) if now.duration_since(used) >= PIN_SAFE => self.pins.remove(&pin).is_some(),
+            _ => false,
+        }
     }
 }

@@ -178,25 +178,31 @@ impl Api {
         attempt: u32,
         rows: &[Row],
     ) -> Result<Result<Outcome, Rejection>, ApiError> {
-        let mut proposal = berth_core::Proposal {
-            request_id: Some(chunk_request_id(&plan.import, chunk_no, attempt)),
+        let proposal = |request_id| berth_core::Proposal {
+            request_id,
             payload_hash: 0,
             actor: plan.actor.clone(),
             reason: plan.reason.clone(),
             command: Command::BatchAssign(rows.iter().map(|row| row.assign.clone()).collect()),
         };
         if plan.validate_only {
-            proposal.request_id = None;
-            return self.directory.try_dry_run(proposal).await.map(|(_, decided)| decided);
+            return self.directory.try_dry_run(proposal(None)).await.map(|(_, decided)| decided);
         }
-        match self.directory.try_propose(proposal.clone()).await? {
+        // Rows were left out for the state of the directory: the same attempt at another time may be another command.
+        let varies = attempt > 0 || plan.if_exists == IfExists::Skip;
+        let request_id = chunk_request_id(&plan.import, chunk_no, attempt);
+        match self.directory.try_propose(proposal(Some(request_id))).await? {
             // A long import outlives the memory of request IDs. Its rows say what is to be, so writing them again
             // changes nothing that they did not change the first time.
-            Err(Rejection::RequestIdExpired { .. }) => {
-                self.directory.try_propose(berth_core::Proposal { request_id: None, ..proposal }).await
+            Err(Rejection::RequestIdExpired { .. }) => {}
+            Err(Rejection::RequestIdReused { .. }) if varies => {}
+            // The whole import is wrong, not one row of it.
+            Err(wrong @ (Rejection::RequestIdReused { .. } | Rejection::RequestIdAhead { .. })) => {
+                return Err(wrong.into());
             }
-            decided => Ok(decided),
+            decided => return Ok(decided),
         }
+        self.directory.try_propose(proposal(None)).await
     }
 
     /// Leaves out the rows whose device exists; a race is settled by the rows' precondition.

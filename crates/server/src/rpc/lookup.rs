@@ -45,10 +45,10 @@ impl LookupService for Api {
         request: Request<BatchLookupRequest>,
     ) -> Result<Response<BatchLookupResponse>, Status> {
         let asked = request.into_inner();
-        check_batch(&asked)?;
+        let count = check_batch(&asked)?;
         let consistency = Consistency::from_message(asked.consistency.as_ref())?;
         let fresh = self.directory.read(consistency).await?;
-        let mut batch = Batch::new(&fresh.snapshot, consistency == Consistency::Linearizable);
+        let mut batch = Batch::new(&fresh.snapshot, consistency == Consistency::Linearizable, count);
         for (n, id) in asked.device_ids.iter().enumerate() {
             batch.add(|| format!("device_ids[{n}]"), Ok(id.as_str()))?;
             take_turns(n).await;
@@ -171,13 +171,14 @@ fn no_hub(found: Found, negative: &Negative) -> ApiError {
     ApiError::NoHub { device: found.name, kind: negative.kind(), epoch: negative.epoch, remember_for }
 }
 
-fn check_batch(asked: &BatchLookupRequest) -> Result<(), ApiError> {
+/// How many IDs are asked for.
+fn check_batch(asked: &BatchLookupRequest) -> Result<usize, ApiError> {
     let count = asked.device_ids.len() + PackedIds::new(&asked.packed_device_ids).count_ids();
     if count > BATCH_IDS_MAX || count == 0 && asked.packed_device_ids.is_empty() {
         let field = if asked.device_ids.is_empty() { "packed_device_ids" } else { "device_ids" };
         return Err(ApiError::invalid(field, format_args!("{count} IDs; 1 to {BATCH_IDS_MAX} are allowed")));
     }
-    Ok(())
+    Ok(count)
 }
 
 async fn take_turns(done: usize) {
@@ -197,9 +198,14 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(snapshot: &'a Snapshot, confirmed: bool) -> Self {
-        let (answer, hub_numbers) = (BatchLookupResponse::default(), BTreeMap::new());
-        Self { snapshot, confirmed, answer, hub_numbers, last_hub: None }
+    fn new(snapshot: &'a Snapshot, confirmed: bool, count: usize) -> Self {
+        let answer = BatchLookupResponse {
+            hub_numbers: Vec::with_capacity(count),
+            epochs: Vec::with_capacity(count),
+            revisions: Vec::with_capacity(count),
+            ..BatchLookupResponse::default()
+        };
+        Self { snapshot, confirmed, answer, hub_numbers: BTreeMap::new(), last_hub: None }
     }
 
     fn add(&mut self, field: impl Fn() -> String, id: Result<&str, String>) -> Result<(), ApiError> {
