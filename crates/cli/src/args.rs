@@ -100,7 +100,7 @@ impl Common {
 pub(crate) enum Command {
     /// Run a node; without arguments, a working cluster of one
     Server(Box<server::ServerArgs>),
-    /// Play the whole story on a cluster of three in this process, and check it
+    /// Play the main job on a cluster in this process, and check it
     Demo(demo::DemoArgs),
     /// Say which hub devices are on now
     Lookup(lookup::LookupArgs),

@@ -87,7 +87,7 @@ async fn dispatch(cli: Cli, screen: &mut Screen) -> Result<u8, Failure> {
     let common = cli.common;
     match cli.command {
         Command::Server(args) => server::run(args).await,
-        Command::Demo(args) => demo::run(args, screen).await,
+        Command::Demo(args) => demo::run(&common, args, screen).await,
         Command::Lookup(args) => lookup::run(&common, args, screen).await,
         Command::Device(args) => device::run(&common, args, screen).await,
         Command::Import(args) => import::run(&common, args, screen).await,

@@ -1,92 +1,272 @@
-//! `berth demo`: a cluster in one process that plays the main job and checks it.
-//!
-//! Three nodes run on real TCP and real disk, each on threads of its own. Everything the story does goes through the
-//! public API, and everything it claims is counted; a check that fails ends it with an error.
+//! `berth demo`: a cluster in one process, over real TCP and real disk, that plays the main job and checks it: a
+//! topology, an import, lookups through every node, a population that moves at one revision, a leader that dies, and a
+//! recount of everything.
 
-mod checks;
-mod cluster;
+mod crash;
 pub(crate) mod export_file;
-mod story;
+mod load;
+mod moving;
+mod nodes;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use berth_client::{Client, Options, v1};
 use clap::Args;
 
+use crate::args::Common;
 use crate::failure::{EXIT_DONE, Failure};
-use crate::screen::Screen;
-use cluster::Trio;
+use crate::import::{Acks, ImportArgs, perform};
+use crate::screen::{Format, Screen};
+use nodes::Nodes;
 
-/// Fewest devices that the story can be told with.
+/// Most devices of a demo: what one hub takes.
+const DEVICES_MAX: u64 = 1_000_000;
+/// Fewest devices of a demo, so that every check has something to look at.
 const DEVICES_MIN: u64 = 1_000;
-/// Most devices: what fits a small machine's memory three times over.
-const DEVICES_MAX: u64 = 10_000_000;
+/// Prefix of the devices' IDs.
+const PREFIX: &str = "meter-";
+/// The hub that the export file is of.
+const HUB_FROM: &str = "contoso-prod-1a.azure-devices.net";
+/// The hub that a population moves to.
+const HUB_TO: &str = "contoso-prod-2a.azure-devices.net";
+/// How long any step may wait for the cluster.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The topology that is applied: three stamps, one of them for tests, with five hubs.
+const TOPOLOGY: &str = r#"
+[[stamps]]
+name = "test-1"
+labels = { lifecycle = "test", region = "westeurope" }
+capacity = { soft = 800, hard = 1000 }
+
+[[stamps]]
+name = "prod-1"
+labels = { lifecycle = "production", region = "westeurope", ring = "1" }
+capacity = { hard = 2000000 }
+app_endpoint = "https://prod-1.contoso.example"
+cost = { currency = "EUR", fixed_per_month = 4200, per_device_month = "0.021" }
+
+[[stamps]]
+name = "prod-2"
+labels = { lifecycle = "production", region = "northeurope", ring = "2" }
+capacity = { hard = 2000000 }
+app_endpoint = "https://prod-2.contoso.example"
+cost = { currency = "EUR", fixed_per_month = 3900, per_device_month = "0.019" }
+
+[[hubs]]
+name = "contoso-test-1.azure-devices.net"
+stamp = "test-1"
+tier = "S1"
+units = 1
+
+[[hubs]]
+name = "contoso-prod-1a.azure-devices.net"
+stamp = "prod-1"
+capacity = { hard = 1000000 }
+tier = "S3"
+units = 4
+
+[[hubs]]
+name = "contoso-prod-1b.azure-devices.net"
+stamp = "prod-1"
+capacity = { hard = 1000000 }
+tier = "S3"
+units = 4
+
+[[hubs]]
+name = "contoso-prod-2a.azure-devices.net"
+stamp = "prod-2"
+capacity = { hard = 1000000 }
+tier = "S3"
+units = 4
+
+[[hubs]]
+name = "contoso-prod-2b.azure-devices.net"
+stamp = "prod-2"
+capacity = { hard = 1000000 }
+tier = "S3"
+units = 4
+
+[[routes]]
+key = "contoso.example"
+stamp = "prod-1"
+"#;
 
 /// Flags of `berth demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// How many devices the export file has
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(DEVICES_MIN..=DEVICES_MAX))]
+    /// Devices of the export file that is imported
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(DEVICES_MIN..=DEVICES_MAX))]
     devices: u64,
-    /// Leave the cluster and its data up afterwards, until Ctrl-C
+    /// Leave the cluster up at the end, and its files where they are
     #[arg(long)]
     keep: bool,
-    /// Where the nodes keep their data [default: a new temporary directory]
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
 }
 
-pub(crate) async fn run(args: DemoArgs, screen: &mut Screen) -> Result<u8, Failure> {
-    // The story is on stdout; what the nodes log is for those who ask by BERTH_LOG.
-    if std::env::var_os("BERTH_LOG").is_some() {
-        crate::logging::start().map_err(Failure::usage)?;
-    }
-    let temporary = match &args.dir {
-        Some(_) => None,
-        None => {
-            let made = tempfile::Builder::new().prefix("berth-demo-").tempdir();
-            Some(made.map_err(|e| Failure::refused(format!("cannot make a temporary directory: {e}")))?)
+pub(crate) async fn run(common: &Common, args: DemoArgs, screen: &mut Screen) -> Result<u8, Failure> {
+    let begin = Instant::now();
+    let folder = tempfile::Builder::new().prefix("berth-demo-").tempdir();
+    let folder = folder.map_err(|e| Failure::refused(format!("cannot make a temporary folder: {e}")))?;
+    let mut nodes = Nodes::start(folder.path()).await?;
+    let told = play(common, &args, folder.path(), &mut nodes, screen).await;
+    match told {
+        Ok(()) => {
+            say(screen, &format!("All checks passed in {:.1} s.", begin.elapsed().as_secs_f64()))?;
+            if args.keep {
+                keep(folder.keep(), &nodes, screen).await?;
+            }
+            nodes.stop().await;
+            Ok(EXIT_DONE)
         }
-    };
-    let dir = match (&args.dir, &temporary) {
-        (Some(dir), _) => dir.clone(),
-        (None, Some(temporary)) => temporary.path().to_owned(),
-        (None, None) => std::env::temp_dir(),
-    };
-    let mut trio = Trio::new(dir.clone());
-    let told = story::tell(&mut trio, args.devices, &dir, screen).await;
-    if told.is_ok() && args.keep {
-        stay(&trio, &dir, screen).await?;
-    }
-    trio.stop().await;
-    if let Some(temporary) = temporary {
-        if args.keep {
-            screen.say(&format!("The data stays in {}.", temporary.keep().display()))?;
-        } else if let Err(error) = temporary.close() {
-            screen.complain(&format!("the temporary directory could not be removed: {error}"));
+        Err(failure) => {
+            nodes.abandon();
+            Err(Failure { message: format!("the demo failed: {}", failure.message), ..failure })
         }
     }
-    told.map(|()| EXIT_DONE)
 }
 
-/// Leaves the cluster up for the person who watches.
-async fn stay(trio: &Trio, dir: &std::path::Path, screen: &mut Screen) -> Result<(), Failure> {
-    let endpoints = trio.endpoints().join(",");
-    let device = export_file::device_id(1, story::DEVICE_PREFIX);
+async fn play(
+    common: &Common,
+    args: &DemoArgs,
+    folder: &Path,
+    nodes: &mut Nodes,
+    screen: &mut Screen,
+) -> Result<(), Failure> {
+    let cluster = client(&nodes.addresses())?;
+    let status = nodes.settled(&cluster).await?;
+    say(
+        screen,
+        &format!(
+            "Three nodes run in this process, over TCP and a disk of their own each; node {} leads in term {}.",
+            status.leader_id, status.term
+        ),
+    )?;
+
+    let desired = crate::topology_file::read("the demo's topology", TOPOLOGY).map_err(Failure::refused)?;
+    let request =
+        v1::ApplyRequest { reason: "demo".to_owned(), desired: Some(desired), ..Default::default() };
+    let applied = cluster.apply(request).await?;
+    let revision = crate::present::revision(applied.header.as_ref());
+    say(
+        screen,
+        &format!("{} stamps, hubs and routes were made at revision {revision}.", applied.changes.len()),
+    )?;
+
+    import(common, args, folder, nodes, screen).await?;
+    load::play(args.devices, nodes, screen).await?;
+    let moved = moving::play(args.devices, &cluster, nodes, screen).await?;
+    crash::play(&cluster, nodes, screen).await?;
+    recount(args.devices, moved, &cluster, nodes, screen).await
+}
+
+async fn import(
+    common: &Common,
+    args: &DemoArgs,
+    folder: &Path,
+    nodes: &Nodes,
+    screen: &mut Screen,
+) -> Result<(), Failure> {
+    let file = folder.join("devices.txt");
+    export_file::write(&file, args.devices, PREFIX).map_err(|e| Failure::file("write", &file, &e))?;
+    let bytes = std::fs::metadata(&file).map_or(0, |metadata| metadata.len());
+    let common = Common { endpoints: nodes.addresses(), ..common.clone() };
+    let import =
+        ImportArgs::of_hub_export(file, HUB_FROM.to_owned()).with_label_tags(&["region", "ring=site.ring"]);
+    let summary = perform(&common, &import, &Acks::default(), screen).await?;
+    let created = summary["created"].as_u64().unwrap_or(0);
+    check(created == args.devices, || {
+        format!("{created} devices were created from a file of {}", args.devices)
+    })?;
+    say(
+        screen,
+        &format!(
+            "An IoT Hub export of {created} devices ({} MiB) was imported in {} s, {} lines a second, each chunk on two disks before it was acknowledged.",
+            bytes >> 20,
+            summary["seconds"],
+            summary["lines_per_second"]
+        ),
+    )
+}
+
+/// Counts every device on every node, and compares the replicas.
+async fn recount(
+    devices: u64,
+    moved: u64,
+    cluster: &Client,
+    nodes: &Nodes,
+    screen: &mut Screen,
+) -> Result<(), Failure> {
+    let request = v1::DigestRequest { consistency: berth_client::linearizable(), recount: true };
+    let mut digests = Vec::new();
+    for address in nodes.addresses() {
+        let answer = cluster.digest_of(&address, request.clone()).await?;
+        let recount = answer.recount.clone().unwrap_or_default();
+        check(recount.agrees && recount.devices == devices, || {
+            let told = recount.disagreements.join("; ");
+            format!("a recount at {address} found {} of {devices} devices: {told}", recount.devices)
+        })?;
+        digests.push((answer.applied_index, answer.digest));
+    }
+    let is_equal = digests.windows(2).all(|pair| pair[0] == pair[1]);
+    check(is_equal, || format!("the replicas differ: {digests:?}"))?;
+
+    let usage = cluster.get_capacity(v1::GetCapacityRequest::default()).await?;
+    let on = |hub: &str| usage.hubs.iter().find(|usage| usage.name == hub).map_or(0, |usage| usage.devices);
+    let (from, to) = (on(HUB_FROM), on(HUB_TO));
+    check(to == moved && from + to == devices, || {
+        format!(
+            "{from} and {to} devices are counted on the hubs where {} and {moved} are due",
+            devices - moved
+        )
+    })?;
+    let digest = digests.first().map_or("", |(_, digest)| digest.as_str());
+    say(
+        screen,
+        &format!(
+            "Every device was recounted on all three nodes: {devices} devices, {from} and {to} on the two hubs, digest {digest} everywhere."
+        ),
+    )
+}
+
+async fn keep(folder: PathBuf, nodes: &Nodes, screen: &mut Screen) -> Result<(), Failure> {
+    let endpoints = nodes.addresses().join(",");
+    say(
+        screen,
+        &format!("The cluster stays up; its files are in {}. Try, in another terminal:", folder.display()),
+    )?;
     for line in [
-        String::new(),
-        "The cluster stays up until Ctrl-C. In another terminal:".to_owned(),
-        String::new(),
         format!("  export BERTH_ENDPOINTS={endpoints}"),
         "  berth cluster status".to_owned(),
-        format!("  berth lookup {device}"),
-        "  berth stamp list".to_owned(),
-        format!("  berth device assign {device} --hub {}", story::HUB_C),
-        format!("  berth export --out {}/export.jsonl", dir.display()),
-        "  berth bench lookup --compare-echo".to_owned(),
-        String::new(),
+        format!("  berth lookup {}", export_file::device_id(1, PREFIX)),
+        "  berth capacity".to_owned(),
+        format!("  berth device list --hub {HUB_TO} --limit 5"),
+        format!("  berth hub cordon {HUB_TO} --reason maintenance"),
+        "  berth export --out devices.csv".to_owned(),
     ] {
-        screen.say(&line)?;
+        say(screen, &line)?;
     }
+    say(screen, "Ctrl-C ends it.")?;
     screen.flush()?;
     tokio::signal::ctrl_c().await.map_err(|e| Failure::refused(format!("cannot wait for Ctrl-C: {e}")))
+}
+
+/// A client of these nodes, with the patience of a demo.
+fn client(addresses: &[String]) -> Result<Client, Failure> {
+    let options = Options { deadline: PATIENCE, ..Options::default() };
+    Ok(Client::connect(addresses, options)?)
+}
+
+fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
+    if holds { Ok(()) } else { Err(Failure::refused(otherwise())) }
+}
+
+/// Tells a part of the story at once.
+fn say(screen: &mut Screen, line: &str) -> Result<(), Failure> {
+    match screen.format {
+        Format::Table => screen.say(line)?,
+        Format::Json | Format::Jsonl => screen.remark(line),
+    }
+    screen.flush()?;
+    Ok(())
 }

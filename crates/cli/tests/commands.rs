@@ -1,0 +1,342 @@
+//! The command line against a node in this process, over real TCP: what it prints, and how it exits.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use berth_server::config::{Config, Settings};
+use berth_server::health::Serving;
+use berth_server::run::{Injected, Node};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+const CANARY: &str = "Q0FOQVJZLWtleS10aGF0LW11c3QtbmV2ZXItYXBwZWFy";
+
+/// A cluster of one, and a folder for files.
+struct Stage {
+    runtime: Runtime,
+    node: Option<Node>,
+    endpoint: String,
+    folder: tempfile::TempDir,
+}
+
+/// What a command did.
+struct Ran {
+    code: u8,
+    out: String,
+    err: String,
+}
+
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl Page {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stage {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let settings = Settings {
+            data_dir: Some(folder.path().join("data")),
+            listen: Some("127.0.0.1:0".to_owned()),
+            peer_listen: Some("127.0.0.1:0".to_owned()),
+            http_listen: Some("127.0.0.1:0".to_owned()),
+            ..Settings::default()
+        };
+        let config = Config::from_settings([settings]).unwrap();
+        let node = runtime.block_on(async {
+            let node = Node::start(config, Injected::default()).await.unwrap();
+            let mut read = node.health().watch_read();
+            read.wait_for(|serving| *serving == Serving::Yes).await.unwrap();
+            let mut write = node.health().watch_write();
+            write.wait_for(|serving| *serving == Serving::Yes).await.unwrap();
+            node
+        });
+        let endpoint = node.addresses().client.to_string();
+        Self { runtime, node: Some(node), endpoint, folder }
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path: PathBuf = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    /// Runs `berth` with these words.
+    fn berth(&self, words: &[&str]) -> Ran {
+        berth_at(&self.endpoint, words)
+    }
+
+    /// Runs `berth … --output json`, which has to go well, and reads what it prints.
+    fn json(&self, words: &[&str]) -> Value {
+        let mut all = words.to_vec();
+        all.extend(["--output", "json"]);
+        let ran = self.berth(&all);
+        assert_eq!(ran.code, 0, "{words:?}: {}", ran.err);
+        serde_json::from_str(&ran.out)
+            .unwrap_or_else(|e| panic!("{words:?} printed no JSON ({e}): {}", ran.out))
+    }
+
+    fn with_topology() -> Self {
+        let stage = Self::new();
+        let file = stage.file(
+            "topology.toml",
+            "[[stamps]]\nname = \"prod-1\"\n[[hubs]]\nname = \"h1.example\"\nstamp = \"prod-1\"\n[[hubs]]\n\
+             name = \"h2.example\"\nstamp = \"prod-1\"\ncapacity = { hard = 3 }\n",
+        );
+        let ran = stage.berth(&["apply", "-f", &file]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        stage
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if let Some(node) = self.node.take() {
+            self.runtime.block_on(node.shutdown());
+        }
+    }
+}
+
+fn berth_at(endpoint: &str, words: &[&str]) -> Ran {
+    let (out, err) = (Page::default(), Page::default());
+    let mut all = vec!["berth"];
+    all.extend(words);
+    all.extend(["--endpoints", endpoint]);
+    let code = berth::run_with(all, Box::new(out.clone()), Box::new(err.clone()));
+    Ran { code, out: out.text(), err: err.text() }
+}
+
+#[test]
+fn a_topology_is_applied_once_and_then_as_described() {
+    let stage = Stage::new();
+    let file = stage.file(
+        "t.yaml",
+        "stamps:\n  - name: a\n    capacity: { soft: 5 }\nhubs:\n  - { name: h.x, stamp: a }\n",
+    );
+    let dry = stage.berth(&["apply", "-f", &file, "--dry-run"]);
+    assert_eq!(dry.code, 0, "{}", dry.err);
+    assert!(dry.out.contains("+ stamp a") && dry.out.contains("2 objects would change"), "{}", dry.out);
+    assert_eq!(stage.json(&["stamp", "list"]), serde_json::json!([]));
+    let applied = stage.json(&["apply", "-f", &file]);
+    assert_eq!(applied["changes"].as_array().unwrap().len(), 2);
+    let again = stage.berth(&["apply", "-f", &file]);
+    assert!(again.out.contains("Nothing to change"), "{}", again.out);
+    assert_eq!(stage.json(&["hub", "get", "h.x"])["stamp"], "a");
+
+    let wrong = stage.file("w.toml", "[[stamps]]\nname = \"a\"\nlables = {}\n");
+    let refused = stage.berth(&["apply", "-f", &wrong]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.starts_with("berth: ") && refused.err.contains("line 3"), "{}", refused.err);
+    assert_eq!(refused.err.lines().count(), 1, "one sentence: {}", refused.err);
+}
+
+#[test]
+fn devices_are_assigned_looked_up_moved_listed_and_removed() {
+    let stage = Stage::with_topology();
+    let made = stage.json(&[
+        "device",
+        "assign",
+        "pump-1",
+        "--hub",
+        "h1.example",
+        "--label",
+        "ring=1",
+        "--if-absent",
+    ]);
+    assert_eq!(made["created"], true);
+    let epoch = made["epoch"].as_u64().unwrap();
+    let found = stage.json(&["lookup", "pump-1"]);
+    assert_eq!((found["hub"].as_str(), found["epoch"].as_u64()), (Some("h1.example"), Some(epoch)));
+    let token = found["header"]["token"].as_str().unwrap().to_owned();
+
+    let again = stage.berth(&["device", "assign", "pump-1", "--hub", "h1.example", "--if-absent"]);
+    assert_eq!(again.code, 1, "{}", again.err);
+    let stale = stage.berth(&["device", "assign", "pump-1", "--hub", "h2.example", "--if-epoch", "99999"]);
+    assert_eq!(stale.code, 1);
+    assert!(stale.err.contains("99999"), "{}", stale.err);
+    let moved =
+        stage.json(&["device", "assign", "pump-1", "--hub", "h2.example", "--if-epoch", &epoch.to_string()]);
+    assert_eq!(moved["epoch"], epoch + 1);
+    for level in ["local", "bounded:5s", &format!("at-least:{token}")] {
+        assert_eq!(stage.json(&["lookup", "pump-1", "--consistency", level])["hub"], "h2.example", "{level}");
+    }
+
+    assert_eq!(stage.berth(&["lookup", "nobody"]).code, 3);
+    let both = stage.berth(&["lookup", "pump-1", "nobody", "--output", "jsonl"]);
+    assert_eq!(both.code, 3);
+    assert_eq!(both.out.lines().count(), 2, "{}", both.out);
+    assert_eq!(stage.berth(&["device", "assign", "pump-2", "--hub", "nowhere.example"]).code, 3);
+    assert_eq!(stage.berth(&["device", "assign", "pump 2", "--hub", "h1.example"]).code, 1);
+
+    let listed = stage.json(&["device", "list", "--label", "ring=1"]);
+    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert_eq!(listed[0]["labels"]["ring"], "1");
+    assert_eq!(stage.json(&["device", "remove", "pump-1"])["epoch"], epoch + 1);
+    assert_eq!(stage.berth(&["device", "get", "pump-1"]).code, 3);
+}
+
+#[test]
+fn an_export_file_of_a_hub_is_imported_and_what_is_exported_can_be_imported() {
+    let stage = Stage::with_topology();
+    let mut text = String::new();
+    for no in 0..5_000 {
+        let status = if no % 100 == 7 { "disabled" } else { "enabled" };
+        text.push_str(&format!(
+            "{{\"id\":\"dev-{no:04}\",\"eTag\":\"MQ==\",\"status\":\"{status}\",\"authentication\":{{\"symmetricKey\":\
+             {{\"primaryKey\":\"{CANARY}\",\"secondaryKey\":\"{CANARY}\"}},\"type\":\"sas\"}},\"tags\":{{\"ring\":{}}}}}\r\n",
+            no % 3
+        ));
+    }
+    text.push_str(&format!("{{\"id\":\"bad id\",\"authentication\":\"{CANARY}\"}}\n"));
+    let file = stage.file("devices.txt", &text);
+    let stopped = stage.berth(&["import", &file, "--format", "iothub", "--hub", "h1.example"]);
+    assert_eq!(stopped.code, 1);
+    assert!(stopped.err.contains("line 5001") && stopped.err.contains("--from-chunk 3"), "{}", stopped.err);
+    let words = [
+        "import",
+        &file,
+        "--format",
+        "iothub",
+        "--hub",
+        "h1.example",
+        "--label-tag",
+        "ring",
+        "--on-error",
+        "continue",
+    ];
+    let went = stage.berth(&[words.as_slice(), &["--output", "json"]].concat());
+    assert_eq!(went.code, 1, "a bad line is told by the exit code");
+    let summary: Value = serde_json::from_str(&went.out).unwrap();
+    assert_eq!(summary["lines"], 5_001);
+    assert_eq!(summary["bad"], 1);
+    assert_eq!(summary["bad_lines"][0]["line"], 5_001);
+    for told in [&stopped.out, &stopped.err, &went.out, &went.err] {
+        assert!(!told.contains(CANARY));
+    }
+    assert_eq!(stage.berth(&["lookup", "dev-0007"]).code, 1, "a disabled device has no hub to call");
+    let found = stage.json(&["device", "get", "dev-0004"]);
+    assert_eq!((found["labels"]["ring"].as_str(), found["origin"].as_str()), (Some("1"), Some("IMPORTED")));
+
+    for format in ["csv", "jsonl"] {
+        let out = stage.folder.path().join(format!("out.{format}")).display().to_string();
+        let exported = stage.json(&["export", "--out", &out, "--format", format]);
+        assert_eq!(exported["devices"], 5_000);
+        let again = stage.json(&["import", &out, "--format", format]);
+        assert_eq!((again["unchanged"].as_u64(), again["bad"].as_u64()), (Some(5_000), Some(0)), "{format}");
+    }
+}
+
+#[test]
+fn a_dry_run_tells_every_bad_line_and_writes_nothing() {
+    let stage = Stage::with_topology();
+    let file = stage.file(
+        "d.csv",
+        "device_id,hub\na,h2.example\nb,nowhere.example\nc c,h1.example\nd,h2.example\ne,h1.example,x\n",
+    );
+    let ran = stage.berth(&["import", &file, "--dry-run", "--output", "json"]);
+    assert_eq!(ran.code, 1);
+    let summary: Value = serde_json::from_str(&ran.out).unwrap();
+    let mut lines: Vec<u64> =
+        summary["bad_lines"].as_array().unwrap().iter().map(|bad| bad["line"].as_u64().unwrap()).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [3, 4, 6], "{summary}");
+    assert_eq!(stage.json(&["device", "list"]), serde_json::json!([]));
+}
+
+#[test]
+fn full_hubs_and_closed_ones_refuse_with_one_sentence() {
+    let stage = Stage::with_topology();
+    for no in 0..3 {
+        stage.json(&["device", "assign", &format!("d{no}"), "--hub", "h2.example"]);
+    }
+    let full = stage.berth(&["device", "assign", "d3", "--hub", "h2.example"]);
+    assert_eq!((full.code, full.err.lines().count()), (1, 1), "{}", full.err);
+    assert!(full.err.contains("h2.example") && full.err.contains('3'), "{}", full.err);
+    stage.json(&["hub", "cordon", "h1.example", "--reason", "maintenance"]);
+    assert_eq!(stage.berth(&["device", "assign", "d3", "--hub", "h1.example"]).code, 1);
+    assert_eq!(stage.berth(&["suggest"]).code, 1, "no hub takes a device");
+    stage.json(&["hub", "uncordon", "h1.example"]);
+    assert_eq!(stage.json(&["suggest"])["placements"][0]["hub"], "h1.example");
+    let used = stage.json(&["capacity"]);
+    let hub = used["hubs"].as_array().unwrap().iter().find(|hub| hub["name"] == "h2.example").unwrap();
+    assert_eq!((hub["devices"].as_u64(), hub["headroom"].as_u64()), (Some(3), Some(0)));
+    assert_eq!(stage.berth(&["hub", "delete", "h2.example"]).code, 1, "it is in use");
+    assert_eq!(stage.berth(&["hub", "update", "h2.example"]).code, 2, "nothing to change");
+    stage.json(&["hub", "update", "h2.example", "--hard", "unlimited"]);
+    assert_eq!(stage.json(&["hub", "get", "h2.example"])["capacity"]["hard"], Value::Null);
+    stage.json(&["route", "create", "contoso.example", "--stamp", "prod-1"]);
+    assert_eq!(stage.json(&["route", "lookup", "contoso.example"])["stamp"], "prod-1");
+    assert_eq!(stage.berth(&["route", "lookup", "other.example"]).code, 3);
+}
+
+#[test]
+fn the_cluster_tells_of_itself() {
+    let stage = Stage::with_topology();
+    let status = stage.json(&["cluster", "status"]);
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 1);
+    assert_eq!(status["serving_writes"], true);
+    let digest = stage.json(&["cluster", "digest", "--recount"]);
+    assert_eq!(digest["nodes"][0]["recount"]["agrees"], true);
+    assert_eq!(stage.berth(&["cluster", "promote", "nobody"]).code, 3);
+    let table = stage.berth(&["cluster", "status"]);
+    assert!(table.out.contains("LEADER"), "{}", table.out);
+}
+
+#[test]
+fn a_small_bench_counts_what_it_did() {
+    let stage = Stage::new();
+    let load = ["--devices", "1000", "--seconds", "2", "--connections", "1", "--in-flight", "4"];
+    let figures = stage.json(&[["bench", "lookup"].as_slice(), &load].concat());
+    assert!(figures["per_second"].as_f64().unwrap() > 0.0 && figures["errors"] == 0, "{figures}");
+    let figures = stage.json(&[["bench", "batch", "--batch", "64"].as_slice(), &load].concat());
+    assert!(figures["p99_us"].as_u64() >= figures["p50_us"].as_u64(), "{figures}");
+    let figures = stage.json(&["bench", "assign", "--devices", "1000", "--batch", "100", "--seconds", "2"]);
+    assert!(figures["per_second"].as_f64().unwrap() > 0.0 && figures["errors"] == 0, "{figures}");
+    let figures = stage.json(&["bench", "import", "--devices", "3000"]);
+    assert_eq!(figures["lines"], 3_000);
+}
+
+#[test]
+fn wrong_usage_and_absent_clusters_have_their_own_codes() {
+    let nobody = "127.0.0.1:1";
+    assert_eq!(berth_at(nobody, &["lookup"]).code, 2);
+    assert_eq!(berth_at(nobody, &["lookup", "a", "--consistency", "strong"]).code, 2);
+    assert_eq!(berth_at(nobody, &["import", "x", "--format", "iothub"]).code, 2, "the hub is needed");
+    assert_eq!(berth_at("nonsense", &["lookup", "a"]).code, 2);
+    let away = berth_at(nobody, &["lookup", "a", "--timeout", "300ms"]);
+    assert_eq!((away.code, away.err.lines().count()), (4, 1), "{}", away.err);
+    assert!(away.err.contains(nobody) && away.out.is_empty(), "{}", away.err);
+    let away = berth_at(nobody, &["device", "assign", "a", "--hub", "h.x", "--timeout", "300ms"]);
+    assert_eq!(away.code, 4, "{}", away.err);
+    let missing = berth_at(nobody, &["import", "/nonexistent/file.csv"]);
+    assert_eq!(missing.code, 1);
+    assert!(missing.err.contains("/nonexistent/file.csv"), "{}", missing.err);
+    assert_eq!(berth_at(nobody, &["--version"]).code, 0);
+}
+
+#[test]
+fn completions_and_manual_pages_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().display().to_string();
+    assert_eq!(berth_at("127.0.0.1:1", &["man", "--out", &out]).code, 0);
+    assert!(folder.path().join("berth-import.1").exists());
+    let bash = berth_at("127.0.0.1:1", &["completions", "bash"]);
+    assert!(bash.out.contains("_berth"), "completions of bash");
+}
