@@ -243,6 +243,15 @@ impl Directory {
     /// # Errors
     /// [`ApiError`]: a hint to the leader, no quorum, overload, or an unknown outcome.
     pub async fn try_propose(&self, proposal: Proposal) -> Result<Result<Outcome, Rejection>, ApiError> {
+        // The birth of the cluster is the first normal entry of its log: nothing is proposed before it is applied here.
+        if self.inner.reader.snapshot().cluster().is_none() {
+            return match self.inner.raft.leader() {
+                Some((id, node)) if id != self.inner.node.id => {
+                    Err(ApiError::NotLeader { leader: Some(hint(id, &node)) })
+                }
+                _ => Err(ApiError::NotServing { state: "the cluster is being formed".to_owned() }),
+            };
+        }
         self.inner.space.check(&proposal.command)?;
         let request_id = proposal.request_id;
         let bytes = disk::encode_proposal(&proposal).map_err(|e| ApiError::invalid("request", e))?;
