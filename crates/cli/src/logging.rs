@@ -9,7 +9,8 @@ use tracing_subscriber::fmt::format::FmtSpan;
 const FILTER_VARIABLE: &str = "BERTH_LOG";
 /// What is logged where nothing is set. openraft tells of every heartbeat that a dead peer misses: its warnings are
 /// kept for those who ask.
-const FILTER_DEFAULT: &str = "info,openraft=error,openraft_rt_tokio=error,sled=warn,h2=warn,hyper=warn";
+const FILTER_DEFAULT: &str =
+    "info,openraft=error,openraft_rt_tokio=error,chunked_wal=warn,raft_log=warn,sled=warn,h2=warn,hyper=warn";
 
 /// Starts logging for the rest of the process. A second call changes nothing.
 ///
@@ -26,7 +27,7 @@ pub(crate) fn start() -> Result<(), String> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_span_events(FmtSpan::NONE);
-    // An embedding test may have started its own.
+    // A test that runs commands in its own process may have started one before.
     let _ = if std::io::stderr().is_terminal() { log.try_init() } else { log.json().try_init() };
     Ok(())
 }

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::told;
 use crate::config::CheckpointPace;
-use crate::directory::{Directory, SpaceGate};
+use crate::directory::{Directory, SpaceGate, State};
 use crate::health::{Health, Serving};
 use crate::metrics::{Metrics, whole};
 use crate::raft::RaftNode;
@@ -101,13 +101,15 @@ async fn open_gate(directory: Directory, health: Health) {
     let mut state = directory.serving().watch();
     loop {
         while directory.serving().check().is_err() {
-            // Who stops never opens again, and this task is ended with the node.
+            if *state.borrow() == State::Stopping {
+                return;
+            }
             if directory.barrier().await.is_err() {
                 tokio::time::sleep(BARRIER_PAUSE).await;
             }
         }
         health.set_read(Serving::Yes);
-        if state.wait_for(|state| *state != crate::directory::State::Open).await.is_err() {
+        if state.wait_for(|state| *state != State::Open).await.is_err() {
             return;
         }
         health.set_read(told(directory.serving().check()));

@@ -321,7 +321,7 @@ impl RaftSnapshotBuilder<BerthConfig> for Builder {
         let generation = completed.generation;
         tracing::info!(
             generation,
-            position = ?meta.last_log_id.map(|id| id.index),
+            index = meta.last_log_id.map_or(0, |id| id.index),
             pages = completed.pages_written,
             bytes = completed.bytes_written,
             rewritten = completed.rewritten,
