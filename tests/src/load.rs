@@ -16,8 +16,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 
 use crate::history::{Act, Device, Fate, Hub, Op, Seen};
-pub use caller::Caller;
-use caller::{Answer, read_at};
+pub use caller::{Answer, Caller, read_at};
 
 /// Devices of a load. Few enough that writers and readers meet.
 const DEVICES: u32 = 240;
