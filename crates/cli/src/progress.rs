@@ -77,6 +77,13 @@ impl Progress {
     }
 }
 
+/// A rate as a whole number, for people and JSON.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub(crate) fn whole(rate: f64) -> u64 {
+    // A rate is never negative, and `as` saturates.
+    rate.round() as u64
+}
+
 /// So many a second; 0 where no time has passed.
 #[allow(clippy::cast_precision_loss)]
 pub(crate) fn rate(count: u64, seconds: f64) -> f64 {

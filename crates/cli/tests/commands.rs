@@ -1,4 +1,5 @@
 //! The command line against a node in this process, over real TCP: what it prints, and how it exits.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -128,14 +128,11 @@ impl Attempt {
             ) => (Next::RequestId, false),
             ApiError::Foreign { .. } if not_connected => (Next::Elsewhere, true),
             // The transport speaks: a connection broke, or an attempt's time was over.
-            ApiError::Foreign { code, .. } => match code {
-                Code::Unavailable
-                | Code::Unknown
-                | Code::Internal
-                | Code::Cancelled
-                | Code::DeadlineExceeded => (Next::Unknown, true),
-                _ => (Next::Final, false),
-            },
+            ApiError::Foreign {
+                code:
+                    Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded,
+                ..
+            } => (Next::Unknown, true),
             _ => (Next::Final, false),
         };
         Self { code: status.code(), reason, next, unreachable }

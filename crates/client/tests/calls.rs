@@ -1,4 +1,5 @@
 //! The client against servers that say what a test wants them to: hints, repeats, request IDs, resumed imports.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -148,7 +148,7 @@ impl LogStore {
     /// The watermark of the last checkpoint that was recorded.
     #[must_use]
     pub fn watermark(&self) -> Option<Watermark> {
-        self.log.read().log_state().user_data.clone()
+        self.log.read().log_state().user_data
     }
 
     /// Bytes of the log's files.

@@ -14,7 +14,10 @@ fn lost(invoked_ns: u64, items: &[(Device, Hub)]) -> Op {
 }
 
 /// A linearizable lookup at `at`; what is seen is (hub, epoch, revision).
-fn read(span: (u64, u64), at: u64, items: &[(Device, Option<(Hub, u64, u64)>)]) -> Op {
+/// What a read saw of one device: its hub, epoch and revision.
+type Sighting = (Device, Option<(Hub, u64, u64)>);
+
+fn read(span: (u64, u64), at: u64, items: &[Sighting]) -> Op {
     let seen = |s: Option<(Hub, u64, u64)>| s.map(|(hub, epoch, revision)| Seen { hub, epoch, revision });
     let items = items.iter().map(|(device, s)| (*device, seen(*s))).collect();
     Op { invoked_ns: span.0, returned_ns: span.1, act: Act::Read { items, at, linearizable: true } }

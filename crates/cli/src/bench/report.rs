@@ -9,7 +9,7 @@ use crate::args::Common;
 use crate::demo::export_file;
 use crate::failure::Failure;
 use crate::import;
-use crate::progress::rate;
+use crate::progress::{rate, whole};
 use crate::screen::Screen;
 
 /// Figures of a bench.
@@ -27,17 +27,17 @@ impl Report {
         let mut fields = Map::new();
         let mut put = |key: &str, value: Value| fields.insert(key.to_owned(), value);
         put("bench", name.into());
-        put("per_second", json!(median(&per_round).round()));
+        put("per_second", whole(median(&per_round)).into());
         put("p50_us", latency(rounds, 0.5).into());
         put("p99_us", latency(rounds, 0.99).into());
         put("p999_us", latency(rounds, 0.999).into());
         put("max_us", latency(rounds, 1.0).into());
-        put("mean_per_second", json!(rate(calls * unit, seconds).round()));
-        put("calls_per_second", json!(rate(calls, seconds).round()));
+        put("mean_per_second", whole(rate(calls * unit, seconds)).into());
+        put("calls_per_second", whole(rate(calls, seconds)).into());
         put("calls", calls.into());
         put("seconds", json!((seconds * 1_000.0).round() / 1_000.0));
         put("errors", rounds.iter().map(|round| round.errors).sum::<u64>().into());
-        put("rounds", per_round.iter().map(|rate| json!(rate.round())).collect());
+        put("rounds", per_round.iter().map(|rate| Value::from(whole(*rate))).collect());
         Self { fields }
     }
 
@@ -56,11 +56,11 @@ impl Report {
         let echo_per_second = median(&per_round);
         let per_second = self.fields.get("per_second").and_then(Value::as_f64).unwrap_or(0.0);
         let ratio = if echo_per_second > 0.0 { per_second / echo_per_second } else { 0.0 };
-        self.with("echo_per_second", echo_per_second.round())
+        self.with("echo_per_second", whole(echo_per_second))
             .with("ratio", (ratio * 1_000.0).round() / 1_000.0)
             .with("echo_p50_us", latency(echo, 0.5))
             .with("echo_p99_us", latency(echo, 0.99))
-            .with("echo_rounds", per_round.iter().map(|rate| json!(rate.round())).collect::<Value>())
+            .with("echo_rounds", per_round.iter().map(|rate| Value::from(whole(*rate))).collect::<Value>())
     }
 
     pub(super) fn tell(&self, screen: &mut Screen) -> Result<(), Failure> {
@@ -78,7 +78,8 @@ pub(super) async fn import(common: &Common, devices: u64, screen: &mut Screen) -
     let acks = import::Acks::default();
     let args = import::ImportArgs::of_hub_export(file, prepare::hub(0));
     let summary = import::perform(common, &args, &acks, screen).await?;
-    let mut latencies = Histogram::<u64>::new(3).map_err(|e| Failure::refused(e.to_string()))?;
+    let mut latencies =
+        Histogram::<u64>::new_with_max(60_000_000, 3).map_err(|e| Failure::refused(e.to_string()))?;
     for us in acks.take() {
         latencies.saturating_record(us);
     }

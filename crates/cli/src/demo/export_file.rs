@@ -53,7 +53,7 @@ fn line(to: &mut impl Write, no: u64, prefix: &str) -> io::Result<()> {
         etag = base64(&no.to_be_bytes()[5..]),
         ring = no % 4,
         line = no % 9 + 1,
-        edge = no % 40 == 0,
+        edge = no.is_multiple_of(40),
     )?;
     to.write_all(b"}\r\n")
 }

@@ -115,15 +115,15 @@ impl Nodes {
         node.start().await
     }
 
-    /// Stops all nodes in order.
+    /// Stops all nodes, each in order: unready, hand over, drain, checkpoint.
     pub(super) async fn stop(&mut self) {
-        for node in &mut self.nodes {
-            if let Some((runtime, node)) = node.running.take() {
-                // A node that breaks off while stopping has nothing left to lose here.
-                let _ = runtime.spawn(node.shutdown()).await;
-                runtime.shutdown_background();
-            }
-        }
+        let running = self.nodes.iter_mut().filter_map(|node| node.running.take());
+        let stopping = running.map(|(runtime, node)| async move {
+            // A node that breaks off while stopping has nothing left to lose here.
+            let _ = runtime.spawn(node.shutdown()).await;
+            runtime.shutdown_background();
+        });
+        futures_util::future::join_all(stopping).await;
     }
 
     /// Drops all nodes as they are.

@@ -45,10 +45,13 @@ pub(super) enum ReaderEnd {
     NotTaken,
 }
 
+/// A line with its number, read or refused.
+pub(super) type Numbered = (u64, Result<Line, String>);
+
 /// A source of numbered lines.
 pub(super) trait LineSource {
-    /// The next line, read or refused; `None` after the last one.
-    fn next(&mut self) -> Result<Option<(u64, Result<Line, String>)>, std::io::Error>;
+    /// The next line; `None` after the last one.
+    fn next(&mut self) -> Result<Option<Numbered>, std::io::Error>;
 }
 
 /// Which lines went into which chunk, and how far everything is.

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use crate::args::Common;
 use crate::failure::{EXIT_DONE, EXIT_REFUSED, Failure};
 use crate::present;
-use crate::progress::{Progress, rate};
+use crate::progress::{Progress, rate, whole};
 use crate::screen::{Format, Screen};
 pub(crate) use line::labels_text;
 
@@ -288,7 +288,7 @@ pub(crate) async fn perform(
         "go_on": go_on,
         "revision": report.revision,
         "seconds": (seconds * 1_000.0).round() / 1_000.0,
-        "lines_per_second": rate(lines, seconds).round(),
+        "lines_per_second": whole(rate(lines, seconds)),
         "bad_lines": report.bad.iter().map(|bad| json!({"line": bad.line, "problem": bad.problem})).collect::<Value>(),
     }))
 }

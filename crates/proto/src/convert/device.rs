@@ -166,10 +166,10 @@ impl AssignReader {
         if text.is_empty() {
             return Some(self.default_hub.clone());
         }
-        if let Some((same, hub)) = &self.last_hub {
-            if same == text {
-                return Some(Some(hub.clone()));
-            }
+        if let Some((same, hub)) = &self.last_hub
+            && same == text
+        {
+            return Some(Some(hub.clone()));
         }
         let hub = self.violations.check_lazily(field, HubName::parse(text))?;
         self.last_hub = Some((text.to_owned(), hub.clone()));
@@ -180,10 +180,10 @@ impl AssignReader {
         if text.is_empty() {
             return Some(self.default_scope.clone());
         }
-        if let Some((same, scope)) = &self.last_scope {
-            if same == text {
-                return Some(Some(scope.clone()));
-            }
+        if let Some((same, scope)) = &self.last_scope
+            && same == text
+        {
+            return Some(Some(scope.clone()));
         }
         let scope = self.violations.check_lazily(field, ScopeName::parse(text))?;
         self.last_scope = Some((text.to_owned(), scope.clone()));

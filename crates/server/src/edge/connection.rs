@@ -97,6 +97,9 @@ async fn expect_preface(stream: &mut TcpStream) -> io::Result<()> {
         if said.get(..read) != PREFACE.get(..read) {
             if said.first().is_some_and(u8::is_ascii_uppercase) {
                 stream.write_all(WRONG_PROTOCOL).await?;
+                stream.shutdown().await?;
+                // What is left unread when a socket is closed resets it, and the caller may never see the answer.
+                while stream.read(&mut said).await? > 0 {}
             }
             return Err(io::Error::other("it began with something else"));
         }

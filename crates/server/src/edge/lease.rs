@@ -135,7 +135,8 @@ impl Drop for LeasedBody {
             clock.abort();
         }
         // The clock's own hold on the stream goes only when the runtime gets to it; the stream goes now.
-        drop(std::mem::replace(&mut *self.shared.lock(), Lease::Over));
+        let taken = std::mem::replace(&mut *self.shared.lock(), Lease::Over);
+        drop(taken);
     }
 }
 

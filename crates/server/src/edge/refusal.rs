@@ -22,12 +22,12 @@ pub(super) fn overloaded(class: Class, limit: u64) -> Status {
 
 /// The call took longer than its deadline.
 pub(super) fn overdue(method: Method, allowed: Duration) -> Status {
-    late(method, format!("{} was not done within {} ms", method.name(), allowed.as_millis()))
+    late(method, format!("{} was under way, after {} ms", method.name(), allowed.as_millis()))
 }
 
 /// A stream moved nothing for too long.
 pub(super) fn silent(method: Method, allowed: Duration) -> Status {
-    late(method, format!("{} moved nothing for {} s", method.name(), allowed.as_secs()))
+    late(method, format!("{} moved nothing, after {} s", method.name(), allowed.as_secs()))
 }
 
 /// The `grpc-timeout` header cannot be read.

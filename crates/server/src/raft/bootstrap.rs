@@ -212,7 +212,7 @@ async fn bootstrap(
                         client_addr: hello.client_addr.clone(),
                     };
                     nodes.insert(*id, node);
-                } else if attempt % TELL_EVERY == 0 {
+                } else if attempt.is_multiple_of(TELL_EVERY) {
                     tracing::info!(node = name, addr, "waiting for a founder to come up");
                 }
             }
@@ -290,7 +290,7 @@ async fn join(links: &Links, addr: &str, own: &BerthNode) -> Result<Place, Place
                 // Starting, electing, forming, or slow: what was asked may even have been done, and asking
                 // again with the same data directory is answered alike.
                 Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
-                    if attempt % TELL_EVERY == 0 {
+                    if attempt.is_multiple_of(TELL_EVERY) {
                         tracing::info!(addr, why = status.message(), "waiting to be admitted");
                     }
                     last = status.message().to_owned();

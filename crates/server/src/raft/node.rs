@@ -273,10 +273,10 @@ impl<SM: Machine> RaftNode<SM> {
 
     /// Hands the leadership over, if this node leads and anybody can take it.
     pub async fn hand_over(&self) {
-        if let Some(heir) = self.heir() {
-            if let Err(error) = self.membership.transfer(heir).await {
-                tracing::warn!(%error, heir, "the leadership could not be handed over");
-            }
+        if let Some(heir) = self.heir()
+            && let Err(error) = self.membership.transfer(heir).await
+        {
+            tracing::warn!(%error, heir, "the leadership could not be handed over");
         }
     }
 

@@ -52,8 +52,11 @@ impl<SM: Machine> Steward<SM> {
                     nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
                 }
             };
-            self.remember(&now);
-            if now.leads && !self.lead(&now).await {
+            let mut done = self.remember(&now);
+            if now.leads {
+                done &= self.lead(&now).await;
+            }
+            if !done {
                 tokio::time::sleep(RETRY_PAUSE).await;
                 continue;
             }
@@ -63,9 +66,14 @@ impl<SM: Machine> Steward<SM> {
         }
     }
 
-    fn remember(&self, now: &Now) {
+    /// Whether nothing is left to remember.
+    fn remember(&self, now: &Now) -> bool {
         if now.nodes.is_empty() {
-            return;
+            return true;
+        }
+        // What is applied was stored here before; what the membership says may be still on its way to disk.
+        if self.links.view().applied().borrow().is_none() {
+            return false;
         }
         let others = now.nodes.iter().filter(|(id, _)| **id != now.id);
         let peers = others.map(|(id, node)| (*id, node.peer_addr.clone())).collect();
@@ -73,9 +81,10 @@ impl<SM: Machine> Steward<SM> {
             identity.peers = peers;
             identity.settled = true;
         });
-        if let Err(error) = kept {
+        if let Err(error) = &kept {
             tracing::error!(%error, "cannot keep the peers' addresses");
         }
+        kept.is_ok()
     }
 
     /// Whether nothing is left to do.

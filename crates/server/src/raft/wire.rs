@@ -242,7 +242,7 @@ mod tests {
                 let _ = from_append_request(message);
             }
             if let Ok(message) = pb::AppendResponse::decode(bytes.as_slice()) {
-                let _ = from_append_response(message.clone());
+                let _ = from_append_response(message);
                 let _ = from_stream_response(message);
             }
             if let Ok(message) = pb::SnapshotHead::decode(bytes.as_slice()) {

@@ -228,10 +228,10 @@ impl<'a> Batch<'a> {
 
     /// Number of a hub in the answer's table; a new one is added.
     fn number_of(&mut self, hub: HubNo) -> u32 {
-        if let Some((last, number)) = self.last_hub {
-            if last == hub {
-                return number;
-            }
+        if let Some((last, number)) = self.last_hub
+            && last == hub
+        {
+            return number;
         }
         let hubs = &mut self.answer.hubs;
         let topology = self.snapshot.topology();

@@ -240,8 +240,8 @@ impl Checkpointer {
     /// stays, with the generation before.
     fn write_fresh<M>(&mut self, root: &Root<M>, meta: &[u8]) -> Result<Completed, DiskError> {
         let dir = self.disk.dir();
-        let mut staging = Staging::create(&dir, self.on_disk.newest())?;
-        let manifest = Manifest::of(staging.generation(), root, meta);
+        let manifest = Manifest::of(self.on_disk.newest() + 1, root, meta);
+        let mut staging = Staging::of_generation(&dir, manifest.generation)?;
         let mut on_disk = OnDisk::default();
         let pages = pages_since(root, 0)
             .filter_map(|(table, number)| root.rows_in_page(table, number).map(|page| (table, number, page)));

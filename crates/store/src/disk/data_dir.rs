@@ -186,10 +186,18 @@ impl DataDir {
 
     /// Makes a new, empty pages directory that is not in force.
     pub(crate) fn new_pages_dir(&self) -> Result<PathBuf, DiskError> {
-        let dir = self.pages_dir(self.next_number(PAGES)?);
-        fs::create_dir(&dir).map_err(|e| DiskError::io("create", &dir, e))?;
-        sync_dir(&self.path)?;
-        Ok(dir)
+        loop {
+            let dir = self.pages_dir(self.next_number(PAGES)?);
+            match fs::create_dir(&dir) {
+                Ok(()) => {
+                    sync_dir(&self.path)?;
+                    return Ok(dir);
+                }
+                // A checkpoint and an install may ask at the same time; the number is taken now.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(DiskError::io("create", &dir, e)),
+            }
+        }
     }
 
     /// Removes what a process killed at a bad moment may have left: files of an unfinished step, and pages

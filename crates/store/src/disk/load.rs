@@ -5,6 +5,7 @@ use super::data_dir::{DataDir, Pointer};
 use super::keys::{self, Key, Kind};
 use super::manifest::Manifest;
 use super::snapshot::Disk;
+use super::staging::GENERATION_ROOM;
 use super::tree::{PageTree, under_watchdog};
 use super::{DiskError, seal};
 use crate::pages::{Contents, HashKey, RowHash, TableId};
@@ -107,7 +108,7 @@ pub fn open(dir: &Arc<DataDir>, options: &OpenOptions) -> Result<Opened, DiskErr
     let loaded = found.loaded.unwrap_or_else(|| Loaded::nothing(options.row_hash));
     let meta = loaded.manifest.meta.clone();
     let mut on_disk = loaded.on_disk;
-    on_disk.used = options.expected.map_or(0, |expected| expected.newest);
+    on_disk.used = on_disk.used.max(options.expected.map_or(0, |expected| expected.newest));
     let disk = Disk::new(Arc::clone(dir), Arc::new(found.tree), (generation > 0).then_some(loaded.manifest));
     disk.note_open(started.elapsed())?;
     Ok(Opened {
@@ -181,7 +182,11 @@ fn read_in_force(dir: &DataDir, in_force: &InForce, options: &OpenOptions) -> Re
         Err(error) if error.is_damage() => error.to_string(),
         Err(error) => return Err(error),
     };
-    let older = read(before)?;
+    let mut older = read(before)?;
+    if let Some(loaded) = &mut older.loaded {
+        // How many generations the damaged directory had is not known; their numbers are not used again.
+        loaded.on_disk.used = loaded.manifest.generation + GENERATION_ROOM;
+    }
     let why = format!("{}: {why}", in_force.pages.display());
     let why = older.newest_damage.as_ref().map_or(why.clone(), |older| format!("{why}; {older}"));
     dir.point_to(before, None)?;

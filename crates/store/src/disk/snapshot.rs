@@ -295,8 +295,11 @@ impl Drop for SnapshotReader {
     }
 }
 
+/// A page of a chunk: its table, its number, its bytes.
+type ChunkPage<'a> = (TableId, u32, &'a [u8]);
+
 /// The pages of a chunk.
-pub(crate) fn pages_of(chunk: &[u8]) -> Result<Vec<(TableId, u32, &[u8])>, ChunkDamage> {
+pub(crate) fn pages_of(chunk: &[u8]) -> Result<Vec<ChunkPage<'_>>, ChunkDamage> {
     let damaged = ChunkDamage::Checksum { bytes: chunk.len() };
     let (sealed, crc) = chunk.split_last_chunk::<4>().ok_or(damaged.clone())?;
     if crc32c::crc32c(sealed) != u32::from_le_bytes(*crc) {

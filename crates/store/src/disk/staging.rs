@@ -14,6 +14,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Generations left free before that of a received directory: as many checkpoints may be completed while it
+/// arrives, and it must come after them.
+pub(crate) const GENERATION_ROOM: u64 = 1_000;
+
 /// A pages directory being filled. It is not in force; if it is dropped, or the process ends, it is removed.
 pub struct Staging {
     dir: Arc<DataDir>,
@@ -47,17 +51,21 @@ impl Drop for RemoveUnused {
 }
 
 impl Staging {
-    /// Starts an empty directory, whose generation will be the one after `above`: the newest that this node ever
-    /// completed, so that generations never go back.
+    /// Starts an empty directory for a snapshot. Its generation will be well after `above`, the newest that this
+    /// node ever completed, so that generations never go back.
     ///
     /// # Errors
     ///
     /// [`DiskError::Io`], [`DiskError::Store`] or [`DiskError::Sync`] if it cannot be made.
     pub fn create(dir: &Arc<DataDir>, above: u64) -> Result<Self, DiskError> {
+        Self::of_generation(dir, above + GENERATION_ROOM)
+    }
+
+    pub(crate) fn of_generation(dir: &Arc<DataDir>, generation: u64) -> Result<Self, DiskError> {
         let path = dir.new_pages_dir()?;
         let unused = RemoveUnused(Some(path.clone()));
         let tree = PageTree::create(&path)?;
-        Ok(Self { dir: Arc::clone(dir), tree, generation: above + 1, pages: 0, bytes: 0, unused })
+        Ok(Self { dir: Arc::clone(dir), tree, generation, pages: 0, bytes: 0, unused })
     }
 
     /// Writes the pages of one chunk of [`super::SnapshotReader::next_chunk`]. Writing a chunk twice does no harm.
@@ -92,10 +100,6 @@ impl Staging {
     /// Bytes of pages written so far.
     pub fn bytes_written(&self) -> u64 {
         self.bytes
-    }
-
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
     }
 
     pub(crate) fn pages_written(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! The log against openraft's conformance suite, and against cut and damaged files.
 
 mod acknowledged;
+mod directory;
 mod memory;
 
 use std::path::Path;
@@ -103,7 +104,7 @@ fn a_long_backlog_is_read_in_bounded_batches() {
         let entries: Vec<_> = (0..10)
             .map(|index| Entry {
                 log_id: log_id(1, index),
-                payload: EntryPayload::Normal(Payload::commands(0, &[large.clone()]).unwrap()),
+                payload: EntryPayload::Normal(Payload::commands(0, std::slice::from_ref(&large)).unwrap()),
             })
             .collect();
         append(&mut log, entries.clone()).await;

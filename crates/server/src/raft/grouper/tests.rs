@@ -8,10 +8,13 @@ use tokio::sync::Semaphore;
 
 use super::*;
 
+/// Stamps and commands of entries.
+type Entries = Arc<Mutex<Vec<(u64, Vec<Vec<u8>>)>>>;
+
 /// Keeps what it was sent, and answers one entry per permit.
 #[derive(Clone)]
 struct Replicator {
-    entries: Arc<Mutex<Vec<(u64, Vec<Vec<u8>>)>>>,
+    entries: Entries,
     permits: Arc<Semaphore>,
 }
 
@@ -73,7 +76,7 @@ async fn what_arrives_meanwhile_travels_in_the_next_and_everybody_gets_their_own
     for (n, answer) in rest.into_iter().enumerate() {
         assert_eq!(answer.await.unwrap().unwrap().result, refused(format!("c{n}").as_bytes()));
     }
-    let entries = replicator.entries.lock();
+    let entries = replicator.entries.lock().clone();
     assert!(entries.len() <= 5, "601 commands took {} entries", entries.len());
     assert!(entries.iter().all(|(stamp_ms, _)| *stamp_ms == 9), "the state machine's stamp is not undercut");
     until(|| grouper.in_flight() == (0, 0)).await;

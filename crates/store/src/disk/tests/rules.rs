@@ -178,8 +178,9 @@ fn r7_much_change_goes_to_a_fresh_directory_and_the_one_before_stays_to_fall_bac
     assert!(!newest.exists() && at.path().join("quarantine-1").exists());
     let mut node = Node::of(&dir, opened, before);
     let next = node.checkpoint(b"next");
-    assert_eq!((next.generation, next.previous), (5, 3), "no generation is used twice");
-    let (opened, dir, model) = node.reopen(&expecting(5, 3));
+    assert_eq!(next.previous, 3);
+    assert!(next.generation > 4, "no generation is used twice");
+    let (opened, dir, model) = node.reopen(&expecting(next.generation, 3));
     Node::of(&dir, opened.unwrap(), model);
 }
 
