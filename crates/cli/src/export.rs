@@ -62,12 +62,12 @@ pub(crate) async fn run(common: &Common, args: ExportArgs, screen: &mut Screen) 
     // The first message names the revision, which the other partitions are read at too.
     let opening = first.next().await?;
     let revision = opening.as_ref().map_or(0, |part| present::revision(part.header.as_ref()));
+    if let Some(opening) = opening {
+        // The queue is empty still, and its other end is here: this neither waits nor fails.
+        let _ = parts.send(Ok(opening)).await;
+    }
     for partition in 1..PARTITIONS {
         tokio::spawn(forward(first.sibling(partition).await?, parts.clone()));
-    }
-    if let Some(opening) = opening {
-        // The queue is empty and its other end is here.
-        let _ = parts.send(Ok(opening)).await;
     }
     tokio::spawn(forward(first, parts));
 

@@ -33,7 +33,7 @@ const IN_FLIGHT_MAX: usize = 16_384;
 /// Flags of `berth bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A bench writes: it makes a stamp and hubs called bench-…, and devices called bench-…. Use it on a test cluster.
+A bench writes: it makes a stamp and hubs called bench-…, and devices called bench-… and import-…. Use it on a test cluster.
 With --compare-echo, rounds of two seconds alternate between the cluster and a bare gRPC service in another process
 that receives and sends as many bytes; the figures are medians of these rounds.")]
 pub(crate) struct BenchArgs {

@@ -52,6 +52,8 @@ pub(super) async fn devices(client: &Client, devices: u64, screen: &mut Screen) 
             let assignment = v1::PackedAssignment {
                 hub: hub(first / BATCH),
                 packed_device_ids: berth_client::pack_ids(missing).unwrap_or_default().into(),
+                // One that is there but disabled has no hub to call either.
+                status: v1::MappingStatus::Assigned.into(),
                 ..Default::default()
             };
             let request = v1::BatchAssignRequest {

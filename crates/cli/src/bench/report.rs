@@ -74,7 +74,7 @@ pub(super) async fn import(common: &Common, devices: u64, screen: &mut Screen) -
     let folder =
         tempfile::tempdir().map_err(|e| Failure::refused(format!("cannot make a temporary folder: {e}")))?;
     let file = folder.path().join("devices.txt");
-    export_file::write(&file, devices, "bench-").map_err(|e| Failure::file("write", &file, &e))?;
+    export_file::write(&file, devices, "import-").map_err(|e| Failure::file("write", &file, &e))?;
     let acks = import::Acks::default();
     let args = import::ImportArgs::of_hub_export(file, prepare::hub(0));
     let summary = import::perform(common, &args, &acks, screen).await?;
