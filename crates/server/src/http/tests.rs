@@ -47,7 +47,7 @@ async fn probes_follow_health_and_strangers_are_told_the_way() {
 
 #[tokio::test]
 async fn metrics_are_openmetrics_text() {
-    let (addr, ..) = start().await;
+    let (addr, _health, _stop, _server) = start().await;
     let answer = get(addr, "/metrics").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains(OPENMETRICS), "{head}");

@@ -46,7 +46,7 @@ impl TypedMetric for Histogram {
 
 impl EncodeMetric for Histogram {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
-        let bounds = self.bounds.iter().map(|bound| scaled(*bound, self.scale)).chain([f64::MAX]);
+        let bounds = self.bounds.iter().map(|bound| scaled(*bound, self.scale)).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds
             .zip(self.counts.iter())
             .map(|(bound, count)| (bound, count.load(Ordering::Relaxed)))
