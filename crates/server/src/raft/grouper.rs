@@ -252,16 +252,17 @@ impl<R: Replicate> Grouping<R> {
                 group.push(submission);
             }
         }
-        let sending = self.frame(&group).map(|payload| self.replicate.replicate(payload));
+        let sending =
+            (!group.is_empty()).then(|| self.frame(&group).map(|payload| self.replicate.replicate(payload)));
         async move {
-            if group.is_empty() {
-                return;
-            }
             let outcome = match sending {
-                Err(error) => Err(error),
-                Ok(sending) => tokio::time::timeout(ENTRY_TIMEOUT, sending).await.unwrap_or_else(|_| {
-                    Err(WriteError::Unknown(format!("no answer within {} s", ENTRY_TIMEOUT.as_secs())))
-                }),
+                None => return,
+                Some(Err(error)) => Err(error),
+                Some(Ok(sending)) => {
+                    tokio::time::timeout(ENTRY_TIMEOUT, sending).await.unwrap_or_else(|_| {
+                        Err(WriteError::Unknown(format!("no answer within {} s", ENTRY_TIMEOUT.as_secs())))
+                    })
+                }
             };
             answer(group, outcome);
         }

@@ -138,10 +138,15 @@ impl<SM: Machine> RaftNode<SM> {
         let Some(threads) = runtime.0.as_ref() else {
             return Err(RaftStartError::Fatal("no threads".into()));
         };
-        let parts = threads
-            .spawn(assemble(options, Arc::clone(&keeper), log, machine, view))
-            .await
-            .map_err(|error| RaftStartError::Fatal(error.to_string()))??;
+        let assembled = threads.spawn(assemble(options, Arc::clone(&keeper), log, machine, view)).await;
+        let parts = match assembled.unwrap_or_else(|error| Err(RaftStartError::Fatal(error.to_string()))) {
+            Ok(parts) => parts,
+            Err(error) => {
+                // The log is open until the last of its tasks has ended; whoever tries again needs it.
+                runtime.stop().await;
+                return Err(error);
+            }
+        };
         let Parts { id, raft, membership, grouper, reads, links } = parts;
         Ok(Self { id, raft, membership, grouper, reads, keeper, links, runtime: Mutex::new(runtime.keep()) })
     }
@@ -324,6 +329,13 @@ struct Threads(Option<Runtime>);
 impl Threads {
     fn keep(mut self) -> Option<Runtime> {
         self.0.take()
+    }
+
+    async fn stop(mut self) {
+        if let Some(runtime) = self.0.take() {
+            // The threads are gone or left; either way there is nothing more to do about them.
+            let _ = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(STOP_TIMEOUT)).await;
+        }
     }
 }
 

@@ -56,6 +56,12 @@ impl Home {
         self.dir.path().join("log")
     }
 
+    /// Whether its directory says that it has taken part in a cluster.
+    pub fn has_settled(&self) -> bool {
+        std::fs::read_to_string(self.dir.path().join("IDENTITY"))
+            .is_ok_and(|text| text.contains("settled yes"))
+    }
+
     /// Forgets everything, as an exchanged disk would.
     pub fn wipe(&mut self) {
         self.dir = tempfile::tempdir().unwrap();

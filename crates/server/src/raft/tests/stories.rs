@@ -218,6 +218,7 @@ async fn a_wiped_node_is_refused_under_its_old_id() {
 async fn a_lost_log_is_not_replaced_by_an_empty_one() {
     let mut cluster = Cluster::found().await;
     let lost = cluster.follower().await;
+    until("it remembers having taken part", || cluster.homes[lost].has_settled()).await;
     cluster.take(lost).crash().await;
     std::fs::remove_dir_all(cluster.homes[lost].log_dir()).unwrap();
     let refused = cluster.homes[lost].start(Start::Single, &cluster.cuts).await;
