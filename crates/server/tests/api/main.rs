@@ -56,7 +56,13 @@ impl Bench {
             node,
             _dir: dir,
         };
-        bench.topology.apply(apply(start_topology())).await.unwrap();
+        // A node that knows its leader may still wait for the birth of its cluster.
+        let described = async {
+            while let Err(status) = bench.topology.apply(apply(start_topology())).await {
+                assert!(matches!(ApiError::from(&status), ApiError::NotServing { .. }), "{status}");
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), described).await.unwrap();
         bench
     }
 
