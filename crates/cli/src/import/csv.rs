@@ -19,9 +19,12 @@ enum Column {
     Passed,
 }
 
+/// A file whose last line ends like every other, so that lines can be counted by their ends.
+type Terminated<R> = std::io::Chain<R, &'static [u8]>;
+
 /// A CSV file.
 pub(super) struct CsvLines<R> {
-    reader: csv::Reader<R>,
+    reader: csv::Reader<Terminated<R>>,
     columns: Vec<Column>,
     record: ByteRecord,
 }
@@ -29,6 +32,7 @@ pub(super) struct CsvLines<R> {
 impl<R: std::io::Read> CsvLines<R> {
     /// Reads the header line.
     pub(super) fn open(from: R) -> Result<Self, String> {
+        let from = from.chain(&b"\n"[..]);
         let mut reader = ReaderBuilder::new().flexible(true).buffer_capacity(1 << 18).from_reader(from);
         let headers = reader.headers().map_err(|e| format!("line 1: cannot read the header: {e}"))?;
         let mut columns = Vec::new();
@@ -83,11 +87,13 @@ impl<R: std::io::Read> CsvLines<R> {
 }
 
 impl<R: std::io::Read> LineSource for CsvLines<R> {
-    fn next(&mut self) -> Result<Option<(u64, Result<Line, String>)>, std::io::Error> {
+    fn next(&mut self) -> Result<Option<super::chunks::Numbered>, std::io::Error> {
         match self.reader.read_byte_record(&mut self.record) {
             Ok(false) => Ok(None),
             Ok(true) => {
-                let line = self.record.position().map_or(0, csv::Position::line);
+                // The record's own position lies before the empty lines that were skipped; its end does not.
+                let inside = self.record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
+                let line = self.reader.position().line().saturating_sub(1 + inside);
                 Ok(Some((line, self.fields())))
             }
             Err(error) => Err(std::io::Error::other(error)),
@@ -120,7 +126,7 @@ fn column(name: &str) -> Result<Column, String> {
 mod tests {
     use super::*;
 
-    fn all(text: &str) -> Vec<(u64, Result<Line, String>)> {
+    fn all(text: &str) -> Vec<crate::import::chunks::Numbered> {
         let mut lines = CsvLines::open(text.as_bytes()).unwrap();
         std::iter::from_fn(|| lines.next().unwrap()).collect()
     }
