@@ -1,6 +1,5 @@
 //! The log against openraft's conformance suite, and against cut and damaged files.
 
-mod acknowledged;
 mod directory;
 mod memory;
 
