@@ -14,13 +14,14 @@ use berth_core::{Command, Decision, Outcome, Proposal, Rejection, RequestId, Rev
 use berth_proto::ReadToken;
 use berth_proto::convert::Consistency;
 use berth_proto::disk;
-use berth_proto::error::{ApiError, LeaderHint};
+use berth_proto::error::{ApiError, LeaderHint, reason_of_rejection};
 use berth_store::machine::{Machine, Position, Question, Reader, Snapshot};
 use berth_store::raft::BerthNode;
 
 pub use pins::{PINS_MAX, Pinned, Pins};
 pub use serving::{Serving, State};
 
+use crate::metrics::WorkMetrics;
 use crate::raft::{Clock, RaftNode, ReadError, Role, WriteError};
 
 /// How long a read waits for a replica to reach its token. Longer, and asking another node is better.
@@ -42,6 +43,7 @@ struct Inner {
     pins: Pins,
     clock: Arc<dyn Clock>,
     space: SpaceGate,
+    work: Arc<WorkMetrics>,
 }
 
 /// What answers say of the node that gave them.
@@ -65,6 +67,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Whether the disk has room.
     pub space: SpaceGate,
+    /// Counts what is done for callers.
+    pub work: Arc<WorkMetrics>,
 }
 
 /// A revision to answer from, and how fresh it is.
@@ -105,15 +109,20 @@ impl SpaceGate {
 impl Directory {
     /// Joins the parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { node, reader, raft, clock, space } = parts;
+        let Parts { node, reader, raft, clock, space, work } = parts;
         let (serving, pins) = (Serving::default(), Pins::default());
-        let inner = Inner { node, reader, raft, serving, pins, clock, space };
+        let inner = Inner { node, reader, raft, serving, pins, clock, space, work };
         Self { inner: Arc::new(inner) }
     }
 
     /// The node that answers.
     pub fn node(&self) -> &NodeName {
         &self.inner.node
+    }
+
+    /// Counts what is done for callers: commands are counted here, lookups by those who answer them.
+    pub fn work(&self) -> &WorkMetrics {
+        &self.inner.work
     }
 
     /// Whether reads and writes are served.
@@ -243,6 +252,17 @@ impl Directory {
     /// # Errors
     /// [`ApiError`]: a hint to the leader, no quorum, overload, or an unknown outcome.
     pub async fn try_propose(&self, proposal: Proposal) -> Result<Result<Outcome, Rejection>, ApiError> {
+        let devices = devices_of(&proposal.command);
+        let proposed = self.commit(proposal).await;
+        match &proposed {
+            Ok(Ok(_)) => self.inner.work.write_accepted(devices),
+            Ok(Err(rejection)) => self.inner.work.write_refused(reason_of_rejection(rejection)),
+            Err(error) => self.inner.work.write_refused(error.reason()),
+        }
+        proposed
+    }
+
+    async fn commit(&self, proposal: Proposal) -> Result<Result<Outcome, Rejection>, ApiError> {
         // The birth of the cluster is the first normal entry of its log: nothing is proposed before it is applied here.
         if self.inner.reader.snapshot().cluster().is_none() {
             return match self.inner.raft.leader() {
@@ -341,6 +361,15 @@ impl Directory {
             WriteError::Stopped => stopping(),
             WriteError::Unknown(cause) => unknown(request_id, &cause, false),
         }
+    }
+}
+
+/// Devices that a command names.
+fn devices_of(command: &Command) -> u64 {
+    match command {
+        Command::Assign(_) | Command::Remove(_) => 1,
+        Command::BatchAssign(assigns) => assigns.len() as u64,
+        Command::Topology(_) => 0,
     }
 }
 

@@ -108,6 +108,7 @@ impl Node {
             clock: Arc::clone(&injected.clock),
             seed: injected.entropy.cluster_seed(),
             snapshot_bytes_per_second: config.checkpoint.bytes_per_second,
+            work: Arc::clone(&metrics.work),
         };
         let raft = RaftNode::start(options, opened.keeper, opened.log.clone(), opened.machine, view).await?;
         let raft = Arc::new(raft);
@@ -119,6 +120,7 @@ impl Node {
             raft: Arc::clone(&raft),
             clock: Arc::clone(&injected.clock),
             space: space.clone(),
+            work: Arc::clone(&metrics.work),
         });
         let mut chores = JoinSet::new();
         let parts = chores::Chores {

@@ -28,6 +28,7 @@ use super::read_index::{Barrier, ReadError, ReadIndex, ReadPoint, Role};
 use super::status::NodeStatus;
 use super::steward::Steward;
 use super::timing::Timing;
+use crate::metrics::WorkMetrics;
 
 /// Threads of Raft: one for its own task, one for peers, grouping and applying.
 const THREADS: usize = 2;
@@ -52,6 +53,8 @@ pub struct RaftNodeOptions {
     pub seed: ClusterSeed,
     /// Bytes of a snapshot sent to a peer in a second; unlimited if `None`.
     pub snapshot_bytes_per_second: Option<u64>,
+    /// Counts entries and rounds.
+    pub work: Arc<WorkMetrics>,
 }
 
 /// The random facts of a new cluster.
@@ -364,7 +367,7 @@ async fn assemble<SM: Machine>(
     machine: SM,
     view: Arc<dyn MachineView>,
 ) -> Result<Parts<SM>, RaftStartError> {
-    let RaftNodeOptions { start, node, listener, timing, dial, clock, seed, snapshot_bytes_per_second } =
+    let RaftNodeOptions { start, node, listener, timing, dial, clock, seed, snapshot_bytes_per_second, work } =
         options;
     let config = timing.config()?;
     let links = Arc::new(Links::new(dial, Arc::clone(&keeper), Arc::clone(&view), snapshot_bytes_per_second));
@@ -396,9 +399,10 @@ async fn assemble<SM: Machine>(
     tokio::spawn(steward.run());
     let stamps = Arc::clone(&view);
     let applied_stamp_ms = Arc::new(move || stamps.stamp_ms());
-    let grouper = Grouper::start(RaftReplicate { raft: raft.clone() }, clock, applied_stamp_ms);
+    let grouper =
+        Grouper::start(RaftReplicate { raft: raft.clone() }, clock, applied_stamp_ms, Arc::clone(&work));
     let barrier = RaftBarrier { raft: raft.clone(), links: Arc::clone(&links), id: node_id };
-    let reads = ReadIndex::start(barrier, view.applied());
+    let reads = ReadIndex::start(barrier, view.applied(), work);
     Ok(Parts { id: node_id, raft, membership, grouper, reads, links })
 }
 

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use berth_store::log::{LogStore, PurgeGate};
 use berth_store::raft::BerthNode;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::links::Cuts;
 use super::machine::{Disk, MemoryMachine};
+use crate::metrics::Metrics;
 use crate::raft::bootstrap::fetch_checkpoint;
 use crate::raft::identity::Keeper;
 use crate::raft::machine::{MachineView, SystemClock};
@@ -97,6 +98,7 @@ impl Home {
             clock: Arc::new(SystemClock),
             seed: ClusterSeed { cluster_id: Uuid::now_v7(), hash_key: [7; 16] },
             snapshot_bytes_per_second: None,
+            work: Arc::clone(&Metrics::new(UNIX_EPOCH).work),
         };
         let raft =
             RaftNode::start(options, keeper, log.clone(), machine.clone(), Arc::new(machine.clone())).await?;
