@@ -86,7 +86,6 @@ fn sample_store(metrics: &Metrics, machine: &Handle, log: &LogStore, directory: 
     gauges.hubs.set(whole(snapshot.topology().hubs().count() as u64));
     gauges.stamps.set(whole(snapshot.topology().stamps().count() as u64));
     gauges.live_bytes.set(whole(snapshot.live_bytes()));
-    gauges.page_bytes.set(whole(snapshot.live_bytes()));
     gauges.pages.set(whole(snapshot.page_count()));
     gauges.pinned_roots.set(whole(directory.pins().count() as u64));
     gauges.disk_bytes.set(whole(disk.disk_bytes));
