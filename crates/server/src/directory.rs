@@ -263,13 +263,12 @@ impl Directory {
     }
 
     async fn commit(&self, proposal: Proposal) -> Result<Result<Outcome, Rejection>, ApiError> {
-        // The birth of the cluster is the first normal entry of its log: nothing is proposed before it is applied here.
-        if self.inner.reader.snapshot().cluster().is_none() {
+        if let Err(unborn) = self.check_born() {
             return match self.inner.raft.leader() {
                 Some((id, node)) if id != self.inner.node.id => {
                     Err(ApiError::NotLeader { leader: Some(hint(id, &node)) })
                 }
-                _ => Err(ApiError::NotServing { state: "the cluster is being formed".to_owned() }),
+                _ => Err(unborn),
             };
         }
         self.inner.space.check(&proposal.command)?;
@@ -282,6 +281,29 @@ impl Directory {
             Err(_) => return Err(unknown(request_id, "the deadline passed", true)),
         };
         Ok(committed.result)
+    }
+
+    /// Refuses where this node neither takes writes nor knows who does.
+    ///
+    /// # Errors
+    /// [`ApiError`]: the node stops, the cluster is not born yet, or no leader is known.
+    pub fn check_writes(&self) -> Result<(), ApiError> {
+        if *self.inner.serving.watch().borrow() == State::Stopping {
+            return Err(stopping());
+        }
+        self.check_born()?;
+        match self.inner.raft.leader() {
+            Some(_) => Ok(()),
+            None => Err(ApiError::NoQuorum { cause: "no leader is known".to_owned() }),
+        }
+    }
+
+    /// The birth of the cluster is the first normal entry of its log: nothing is proposed before it is applied here.
+    fn check_born(&self) -> Result<(), ApiError> {
+        match self.inner.reader.snapshot().cluster() {
+            Some(_) => Ok(()),
+            None => Err(ApiError::NotServing { state: "the cluster is being formed".to_owned() }),
+        }
     }
 
     /// Decides a proposal on a fresh revision without writing anything.

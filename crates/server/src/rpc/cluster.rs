@@ -97,7 +97,7 @@ impl ClusterApi {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             feature_level: FEATURE_LEVEL,
             serving_reads: self.directory.serving().check().is_ok(),
-            serving_writes: status.leader.is_some(),
+            serving_writes: self.directory.check_writes().is_ok(),
             restore_epoch: cluster.map_or(0, |cluster| cluster.restore_epoch.into()),
             uptime: Some(duration_message(self.started.elapsed())),
         }
