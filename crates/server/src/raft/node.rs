@@ -28,6 +28,7 @@ use super::read_index::{Barrier, ReadError, ReadIndex, ReadPoint, Role};
 use super::status::NodeStatus;
 use super::steward::Steward;
 use super::timing::Timing;
+use crate::edge;
 use crate::metrics::WorkMetrics;
 
 /// Threads of Raft: one for its own task, one for peers, grouping and applying.
@@ -375,7 +376,7 @@ async fn assemble<SM: Machine>(
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let port = Arc::new(PeerPort::new(Arc::clone(&links), node.clone()));
-    tokio::spawn(Arc::clone(&port).serve(listener));
+    tokio::spawn(edge::serve_peers(listener, port.service()));
 
     let Place { node_id, found } =
         place(&links, &start, &node, seed.cluster_id, || port.answer_hello()).await?;
