@@ -16,13 +16,12 @@ use berth_proto::convert::Consistency;
 use berth_proto::disk;
 use berth_proto::error::{ApiError, LeaderHint, reason_of_rejection};
 use berth_store::machine::{Machine, Position, Question, Reader, Snapshot};
-use berth_store::raft::BerthNode;
 
 pub use pins::{PINS_MAX, Pinned, Pins};
 pub use serving::{Serving, State};
 
 use crate::metrics::WorkMetrics;
-use crate::raft::{Clock, RaftNode, ReadError, Role, WriteError};
+use crate::raft::{Clock, RaftNode, ReadError, Role, WriteError, leader_hint};
 
 /// How long a read waits for a replica to reach its token. Longer, and asking another node is better.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -147,7 +146,7 @@ impl Directory {
 
     /// The leader as this node knows it.
     pub fn leader(&self) -> Option<LeaderHint> {
-        self.inner.raft.leader().map(|(node_id, node)| hint(node_id, &node))
+        self.inner.raft.leader().map(|(node_id, node)| leader_hint(node_id, &node))
     }
 
     /// Commands on their way, and their bytes.
@@ -266,7 +265,7 @@ impl Directory {
         if let Err(unborn) = self.check_born() {
             return match self.inner.raft.leader() {
                 Some((id, node)) if id != self.inner.node.id => {
-                    Err(ApiError::NotLeader { leader: Some(hint(id, &node)) })
+                    Err(ApiError::NotLeader { leader: Some(leader_hint(id, &node)) })
                 }
                 _ => Err(unborn),
             };
@@ -363,10 +362,8 @@ impl Directory {
     fn write_error(&self, error: WriteError, request_id: Option<RequestId>) -> ApiError {
         match error {
             WriteError::NotLeader { leader } => {
-                let known = self.inner.raft.leader();
-                let node_id = known.as_ref().map_or(0, |(id, _)| *id);
-                let node = leader.or(known.map(|(_, node)| node));
-                ApiError::NotLeader { leader: node.map(|node| hint(node_id, &node)) }
+                let leader = leader.or_else(|| self.inner.raft.leader());
+                ApiError::NotLeader { leader: leader.map(|(id, node)| leader_hint(id, &node)) }
             }
             WriteError::NoQuorum => {
                 ApiError::NoQuorum { cause: "the leader does not hear from a quorum".to_owned() }
@@ -418,10 +415,6 @@ pub fn data_loss(damage: &dyn std::error::Error) -> ApiError {
     let correlation_id = uuid::Uuid::now_v7().to_string();
     tracing::error!(%correlation_id, damage = %damage, "data is damaged; rebuild this node from its peers");
     ApiError::DataLoss { correlation_id }
-}
-
-fn hint(node_id: u64, node: &BerthNode) -> LeaderHint {
-    LeaderHint { node_id, name: node.name.clone(), address: node.client_addr.clone() }
 }
 
 fn stopping() -> ApiError {

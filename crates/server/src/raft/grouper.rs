@@ -53,10 +53,10 @@ pub struct Committed {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// Another node leads.
-    #[error("this node does not lead; {}", leader.as_ref().map_or("an election is under way, try again shortly".to_owned(), |node| format!("ask the leader at {}", node.client_addr)))]
+    #[error("this node does not lead; {}", leader.as_ref().map_or("an election is under way, try again shortly".to_owned(), |(_, node)| format!("ask the leader at {}", node.client_addr)))]
     NotLeader {
         /// Who leads, if known.
-        leader: Option<BerthNode>,
+        leader: Option<(u64, BerthNode)>,
     },
     /// The leader has lost its quorum and takes no more writes.
     #[error("the leader does not hear from a quorum and takes no writes; try again shortly")]

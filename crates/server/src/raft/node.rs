@@ -274,7 +274,7 @@ impl<SM: Machine> RaftNode<SM> {
     /// [`MembershipError`]; [`MembershipError::NotLeader`] where this node does not lead.
     pub async fn hand_over_to_any(&self) -> Result<u64, MembershipError> {
         if !self.leads() {
-            return Err(MembershipError::NotLeader { leader: self.leader().map(|(_, node)| node) });
+            return Err(MembershipError::NotLeader { leader: self.leader() });
         }
         let heir = self.heir().ok_or(MembershipError::LastVoter(self.id))?;
         self.membership.transfer(heir).await.map(|()| heir)
@@ -456,7 +456,7 @@ fn write_error(error: RaftError<BerthConfig, ClientWriteError<BerthConfig>>) -> 
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {
             ForwardReason::LeaseExpired => WriteError::NoQuorum,
             ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
-                WriteError::NotLeader { leader: forward.leader_node }
+                WriteError::NotLeader { leader: forward.leader_id.zip(forward.leader_node) }
             }
         },
         RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {

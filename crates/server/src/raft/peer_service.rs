@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+use berth_proto::error::ApiError;
 use berth_proto::internal as pb;
 use berth_proto::internal::peer_service_server::{PeerService, PeerServiceServer};
 use berth_store::raft::{BerthConfig, BerthNode, Snapshot, SnapshotHandle};
@@ -121,11 +122,11 @@ impl<SM: Machine> PeerService for PeerPort<SM> {
             Ok((cluster, node_id)) => {
                 Ok(Response::new(pb::JoinResponse { cluster: uuid_bytes(Some(cluster)), node_id }))
             }
-            Err(MembershipError::NotLeader { leader: Some(leader) }) if !request.forwarded => {
+            Err(MembershipError::NotLeader { leader: Some((_, leader)) }) if !request.forwarded => {
                 let passed_on = pb::JoinRequest { forwarded: true, ..request };
                 self.links.join(&leader.peer_addr, passed_on).await.map(Response::new)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(ApiError::from(error).into()),
         }
     }
 

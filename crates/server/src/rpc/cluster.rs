@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::Api;
 use crate::directory::{Directory, Fresh, data_loss};
-use crate::raft::{MembershipError, RaftNode, Role};
+use crate::raft::{RaftNode, Role};
 
 /// The cluster service of one node.
 #[derive(Clone)]
@@ -141,7 +141,7 @@ impl ClusterService for ClusterApi {
     ) -> Result<Response<v1::AddLearnerResponse>, Status> {
         let asked = request.into_inner();
         let reason = reason_of(&asked.reason)?;
-        let node_id = self.raft.invite(&asked.peer_address).await.map_err(told)?;
+        let node_id = self.raft.invite(&asked.peer_address).await.map_err(ApiError::from)?;
         tracing::info!(node = node_id, reason, "took a node in");
         Ok(Response::new(v1::AddLearnerResponse { header: Some(self.header_now()), node_id }))
     }
@@ -152,7 +152,7 @@ impl ClusterService for ClusterApi {
     ) -> Result<Response<v1::PromoteResponse>, Status> {
         let asked = request.into_inner();
         let reason = reason_of(&asked.reason)?;
-        self.raft.membership().promote(asked.node_id).await.map_err(told)?;
+        self.raft.membership().promote(asked.node_id).await.map_err(ApiError::from)?;
         tracing::info!(node = asked.node_id, reason, "promoted a node");
         Ok(Response::new(v1::PromoteResponse { header: Some(self.header_now()) }))
     }
@@ -163,7 +163,7 @@ impl ClusterService for ClusterApi {
     ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
         let asked = request.into_inner();
         let reason = reason_of(&asked.reason)?;
-        self.raft.membership().remove(asked.node_id).await.map_err(told)?;
+        self.raft.membership().remove(asked.node_id).await.map_err(ApiError::from)?;
         tracing::info!(node = asked.node_id, reason, "removed a node");
         Ok(Response::new(v1::RemoveNodeResponse { header: Some(self.header_now()) }))
     }
@@ -178,7 +178,7 @@ impl ClusterService for ClusterApi {
             0 => self.raft.hand_over_to_any().await,
             to => self.raft.membership().transfer(to).await.map(|()| to),
         };
-        let leader_id = leader_id.map_err(told)?;
+        let leader_id = leader_id.map_err(ApiError::from)?;
         tracing::info!(to = leader_id, reason, "handed the leadership over");
         Ok(Response::new(v1::TransferLeaderResponse { header: Some(self.header_now()), leader_id }))
     }
@@ -194,24 +194,4 @@ impl ClusterService for ClusterApi {
 /// The reason of a change of the cluster.
 fn reason_of(reason: &str) -> Result<String, ApiError> {
     Envelope::from_fields("", reason).map(|envelope| envelope.reason)
-}
-
-/// A membership error as callers are told it.
-fn told(error: MembershipError) -> Status {
-    let told = match &error {
-        MembershipError::NotLeader { leader } => ApiError::NotLeader {
-            leader: leader.as_ref().map(|node| berth_proto::error::LeaderHint {
-                node_id: 0,
-                name: node.name.clone(),
-                address: node.client_addr.clone(),
-            }),
-        },
-        MembershipError::UnknownNode(id) => ApiError::NodeUnknown { node_id: *id },
-        MembershipError::Stopped => ApiError::NotServing { state: "it is stopping".to_owned() },
-        MembershipError::Unknown(_) => {
-            ApiError::OutcomeUnknown { request_id: None, cause: error.to_string(), timed_out: true }
-        }
-        _ => ApiError::MembershipRefused { problem: error.to_string() },
-    };
-    told.into()
 }

@@ -30,7 +30,7 @@ async fn three_nodes_elect_write_read_and_hand_over() {
     assert_eq!(cluster.node(follower).raft.fresh_as_of(), Some(point.sent_at));
 
     let refused = cluster.node(follower).raft.propose(Bytes::from_static(b"x")).await.unwrap_err();
-    let WriteError::NotLeader { leader: Some(hint) } = &refused else { panic!("{refused:?}") };
+    let WriteError::NotLeader { leader: Some((_, hint)) } = &refused else { panic!("{refused:?}") };
     assert_eq!(hint.client_addr, format!("{}.example:7000", cluster.homes[leader].name));
 
     let heir = cluster.node(follower).raft.id();
