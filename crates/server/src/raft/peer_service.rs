@@ -184,7 +184,7 @@ impl<SM: Machine> PeerService for PeerPort<SM> {
             .receiving
             .try_acquire()
             .map_err(|_| Status::unavailable("this node is already receiving a snapshot"))?;
-        let received = snapshot::receive(self.links.view().as_ref(), request.into_inner()).await?;
+        let received = snapshot::receive(self.links.view().as_ref(), request.into_inner(), None).await?;
         let vote = received.vote.ok_or_else(|| Status::invalid_argument("the snapshot names no leader"))?;
         let snapshot = Snapshot { meta: received.meta, snapshot: received.handle };
         let response = running

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use berth_store::log::{LogStore, PurgeGate};
-use berth_store::raft::BerthNode;
+use berth_store::raft::{BerthNode, LogId, SnapshotMeta};
 use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::links::Cuts;
 use super::machine::{Disk, MemoryMachine};
 use crate::metrics::Metrics;
-use crate::raft::bootstrap::fetch_checkpoint;
+use crate::raft::bootstrap::{FetchError, fetch_checkpoint};
 use crate::raft::identity::Keeper;
 use crate::raft::machine::{MachineView, SystemClock};
 use crate::raft::network::Links;
@@ -70,15 +70,17 @@ impl Home {
         self.incarnation = Uuid::now_v7();
     }
 
-    /// Fetches a checkpoint from a peer, as a node without pages does before Raft starts.
-    pub async fn fetch_pages(&self, cuts: &Cuts) {
+    /// Fetches a checkpoint from a peer, as a node without pages whose log begins after `purged` does before Raft
+    /// starts.
+    pub async fn fetch_pages(&self, cuts: &Cuts, purged: Option<LogId>) -> Result<SnapshotMeta, FetchError> {
         let keeper = Arc::new(Keeper::open(self.dir.path(), &self.name, self.incarnation).unwrap());
         let log = LogStore::open(&self.log_dir(), PurgeGate::closed()).unwrap();
         let mut machine = MemoryMachine::open(self.disk.clone(), log);
         let view: Arc<dyn MachineView> = Arc::new(machine.clone());
         let links = Links::new(cuts.dial(&self.name), keeper, Arc::clone(&view), None);
-        let (meta, handle) = fetch_checkpoint(&links, view.as_ref()).await.unwrap();
+        let (meta, handle) = fetch_checkpoint(&links, view.as_ref(), purged).await?;
         machine.install_snapshot(&meta, handle).await.unwrap();
+        Ok(meta)
     }
 
     pub async fn start(&self, start: Start, cuts: &Cuts) -> Result<Node, RaftStartError> {
