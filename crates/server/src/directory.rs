@@ -14,14 +14,14 @@ use berth_core::{Command, Decision, Outcome, Proposal, Rejection, RequestId, Rev
 use berth_proto::ReadToken;
 use berth_proto::convert::Consistency;
 use berth_proto::disk;
-use berth_proto::error::{ApiError, LeaderHint};
+use berth_proto::error::{ApiError, LeaderHint, reason_of_rejection};
 use berth_store::machine::{Machine, Position, Question, Reader, Snapshot};
-use berth_store::raft::BerthNode;
 
 pub use pins::{PINS_MAX, Pinned, Pins};
 pub use serving::{Serving, State};
 
-use crate::raft::{Clock, RaftNode, ReadError, Role, WriteError};
+use crate::metrics::WorkMetrics;
+use crate::raft::{Clock, RaftNode, ReadError, Role, WriteError, leader_hint};
 
 /// How long a read waits for a replica to reach its token. Longer, and asking another node is better.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -42,6 +42,7 @@ struct Inner {
     pins: Pins,
     clock: Arc<dyn Clock>,
     space: SpaceGate,
+    work: Arc<WorkMetrics>,
 }
 
 /// What answers say of the node that gave them.
@@ -65,6 +66,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Whether the disk has room.
     pub space: SpaceGate,
+    /// Counts what is done for callers.
+    pub work: Arc<WorkMetrics>,
 }
 
 /// A revision to answer from, and how fresh it is.
@@ -105,15 +108,20 @@ impl SpaceGate {
 impl Directory {
     /// Joins the parts.
     pub fn new(parts: Parts) -> Self {
-        let Parts { node, reader, raft, clock, space } = parts;
+        let Parts { node, reader, raft, clock, space, work } = parts;
         let (serving, pins) = (Serving::default(), Pins::default());
-        let inner = Inner { node, reader, raft, serving, pins, clock, space };
+        let inner = Inner { node, reader, raft, serving, pins, clock, space, work };
         Self { inner: Arc::new(inner) }
     }
 
     /// The node that answers.
     pub fn node(&self) -> &NodeName {
         &self.inner.node
+    }
+
+    /// Counts what is done for callers: commands are counted here, lookups by those who answer them.
+    pub fn work(&self) -> &WorkMetrics {
+        &self.inner.work
     }
 
     /// Whether reads and writes are served.
@@ -138,7 +146,7 @@ impl Directory {
 
     /// The leader as this node knows it.
     pub fn leader(&self) -> Option<LeaderHint> {
-        self.inner.raft.leader().map(|(node_id, node)| hint(node_id, &node))
+        self.inner.raft.leader().map(|(node_id, node)| leader_hint(node_id, &node))
     }
 
     /// Commands on their way, and their bytes.
@@ -243,13 +251,23 @@ impl Directory {
     /// # Errors
     /// [`ApiError`]: a hint to the leader, no quorum, overload, or an unknown outcome.
     pub async fn try_propose(&self, proposal: Proposal) -> Result<Result<Outcome, Rejection>, ApiError> {
-        // The birth of the cluster is the first normal entry of its log: nothing is proposed before it is applied here.
-        if self.inner.reader.snapshot().cluster().is_none() {
+        let devices = devices_of(&proposal.command);
+        let proposed = self.commit(proposal).await;
+        match &proposed {
+            Ok(Ok(_)) => self.inner.work.write_accepted(devices),
+            Ok(Err(rejection)) => self.inner.work.write_refused(reason_of_rejection(rejection)),
+            Err(error) => self.inner.work.write_refused(error.reason()),
+        }
+        proposed
+    }
+
+    async fn commit(&self, proposal: Proposal) -> Result<Result<Outcome, Rejection>, ApiError> {
+        if let Err(unborn) = self.check_born() {
             return match self.inner.raft.leader() {
                 Some((id, node)) if id != self.inner.node.id => {
-                    Err(ApiError::NotLeader { leader: Some(hint(id, &node)) })
+                    Err(ApiError::NotLeader { leader: Some(leader_hint(id, &node)) })
                 }
-                _ => Err(ApiError::NotServing { state: "the cluster is being formed".to_owned() }),
+                _ => Err(unborn),
             };
         }
         self.inner.space.check(&proposal.command)?;
@@ -262,6 +280,29 @@ impl Directory {
             Err(_) => return Err(unknown(request_id, "the deadline passed", true)),
         };
         Ok(committed.result)
+    }
+
+    /// Refuses where this node neither takes writes nor knows who does.
+    ///
+    /// # Errors
+    /// [`ApiError`]: the node stops, the cluster is not born yet, or no leader is known.
+    pub fn check_writes(&self) -> Result<(), ApiError> {
+        if *self.inner.serving.watch().borrow() == State::Stopping {
+            return Err(stopping());
+        }
+        self.check_born()?;
+        match self.inner.raft.leader() {
+            Some(_) => Ok(()),
+            None => Err(ApiError::NoQuorum { cause: "no leader is known".to_owned() }),
+        }
+    }
+
+    /// The birth of the cluster is the first normal entry of its log: nothing is proposed before it is applied here.
+    fn check_born(&self) -> Result<(), ApiError> {
+        match self.inner.reader.snapshot().cluster() {
+            Some(_) => Ok(()),
+            None => Err(ApiError::NotServing { state: "the cluster is being formed".to_owned() }),
+        }
     }
 
     /// Decides a proposal on a fresh revision without writing anything.
@@ -321,10 +362,8 @@ impl Directory {
     fn write_error(&self, error: WriteError, request_id: Option<RequestId>) -> ApiError {
         match error {
             WriteError::NotLeader { leader } => {
-                let known = self.inner.raft.leader();
-                let node_id = known.as_ref().map_or(0, |(id, _)| *id);
-                let node = leader.or(known.map(|(_, node)| node));
-                ApiError::NotLeader { leader: node.map(|node| hint(node_id, &node)) }
+                let leader = leader.or_else(|| self.inner.raft.leader());
+                ApiError::NotLeader { leader: leader.map(|(id, node)| leader_hint(id, &node)) }
             }
             WriteError::NoQuorum => {
                 ApiError::NoQuorum { cause: "the leader does not hear from a quorum".to_owned() }
@@ -341,6 +380,15 @@ impl Directory {
             WriteError::Stopped => stopping(),
             WriteError::Unknown(cause) => unknown(request_id, &cause, false),
         }
+    }
+}
+
+/// Devices that a command names.
+fn devices_of(command: &Command) -> u64 {
+    match command {
+        Command::Assign(_) | Command::Remove(_) => 1,
+        Command::BatchAssign(assigns) => assigns.len() as u64,
+        Command::Topology(_) => 0,
     }
 }
 
@@ -367,10 +415,6 @@ pub fn data_loss(damage: &dyn std::error::Error) -> ApiError {
     let correlation_id = uuid::Uuid::now_v7().to_string();
     tracing::error!(%correlation_id, damage = %damage, "data is damaged; rebuild this node from its peers");
     ApiError::DataLoss { correlation_id }
-}
-
-fn hint(node_id: u64, node: &BerthNode) -> LeaderHint {
-    LeaderHint { node_id, name: node.name.clone(), address: node.client_addr.clone() }
 }
 
 fn stopping() -> ApiError {

@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use berth_proto::error::ApiError;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
@@ -145,9 +146,8 @@ fn status_of(serving: &Serving) -> ServingStatus {
 
 fn check_name(name: &str) -> Result<(), Status> {
     if name.len() > NAME_BYTES_MAX {
-        let problem =
-            format!("the name of a service has {} bytes; at most {NAME_BYTES_MAX} are read", name.len());
-        return Err(Status::invalid_argument(problem));
+        let problem = format!("takes {} bytes; at most {NAME_BYTES_MAX} are read", name.len());
+        return Err(ApiError::invalid("service", problem).into());
     }
     Ok(())
 }
@@ -163,6 +163,7 @@ impl HealthRpc for HealthService {
         match self.0.find(name) {
             Some(Found::Live) => Ok(Response::new(response(ServingStatus::Serving))),
             Some(Found::State(state)) => Ok(Response::new(response(status_of(&state.borrow())))),
+            // The code is the health protocol's own; the directory's errors have no word for it.
             None => Err(Status::not_found(format!(
                 "there is no service `{name}`; the names are `` (alive), `{READ}` and `{WRITE}`"
             ))),

@@ -35,5 +35,5 @@ pub use machine::{Clock, MachineView, SnapshotSink, SnapshotSource, SystemClock}
 pub use membership::MembershipError;
 pub use node::{ClusterSeed, Ended, RaftNode, RaftNodeOptions, RaftStartError};
 pub use read_index::{ReadError, ReadPoint, Role};
-pub use status::{MemberStatus, NodeStatus};
+pub use status::{MemberStatus, NodeStatus, leader_hint};
 pub use timing::Timing;

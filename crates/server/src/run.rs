@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 pub use machine::MachineAdaptor;
 pub use open::{Injected, StartError};
 
-use crate::config::{Config, Start};
+use crate::config::Config;
 use crate::directory::{Directory, NodeName, Parts, SpaceGate};
 use crate::health::{self, Health, Serving};
 use crate::metrics::Metrics;
@@ -96,7 +96,7 @@ impl Node {
         let machine = opened.machine.handle();
         let view = Arc::new(MachineAdaptor::new(machine.clone()));
         let options = RaftNodeOptions {
-            start: start_of(&config.start),
+            start: config.start.clone(),
             node: own,
             listener: peer_listener.into_std().map_err(StartError::Listener)?,
             timing: Timing {
@@ -108,6 +108,7 @@ impl Node {
             clock: Arc::clone(&injected.clock),
             seed: injected.entropy.cluster_seed(),
             snapshot_bytes_per_second: config.checkpoint.bytes_per_second,
+            work: Arc::clone(&metrics.work),
         };
         let raft = RaftNode::start(options, opened.keeper, opened.log.clone(), opened.machine, view).await?;
         let raft = Arc::new(raft);
@@ -119,6 +120,7 @@ impl Node {
             raft: Arc::clone(&raft),
             clock: Arc::clone(&injected.clock),
             space: space.clone(),
+            work: Arc::clone(&metrics.work),
         });
         let mut chores = JoinSet::new();
         let parts = chores::Chores {
@@ -204,14 +206,6 @@ impl Node {
         if tokio::time::timeout(LAST_CHECKPOINT_WAIT, done).await.is_err() {
             tracing::warn!("the last checkpoint takes long; stopping without it, the log has what it lacks");
         }
-    }
-}
-
-fn start_of(start: &Start) -> crate::raft::Start {
-    match start {
-        Start::Single => crate::raft::Start::Single,
-        Start::Bootstrap(nodes) => crate::raft::Start::Bootstrap(nodes.clone()),
-        Start::Join(addrs) => crate::raft::Start::Join(addrs.first().cloned().unwrap_or_default()),
     }
 }
 

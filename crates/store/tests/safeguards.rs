@@ -1,5 +1,7 @@
 //! Safeguards that `.ci/break-it` takes out one by one: each of these tests must then fail.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,7 +65,7 @@ fn an_altered_value_is_not_believed() {
     let mut pages = Pages::from_contents(opened.contents, opened.meta);
     pages.set_hash_key(HashKey([5; 16]), Vec::new()).unwrap();
     checkpointer.checkpoint(pages.root(), b"applied up to 41").unwrap();
-    let tree_dir = checkpointer_dir(dir.path());
+    let tree_dir = only_pages_dir(dir.path());
     drop((checkpointer, pages));
 
     let altered = alter(&tree_dir, b"applied up to 41", b"applied up to 42");
@@ -73,7 +75,7 @@ fn an_altered_value_is_not_believed() {
     }
 }
 
-fn checkpointer_dir(data: &Path) -> PathBuf {
+fn only_pages_dir(data: &Path) -> PathBuf {
     let mut found = std::fs::read_dir(data)
         .unwrap()
         .map(|item| item.unwrap().path())

@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::v1::NegativeKind;
 
-pub use status::from_status_bytes;
+pub use status::{from_status_bytes, reason_of_rejection};
 
 /// Domain of every [`google.rpc.ErrorInfo`](tonic_types::ErrorInfo) of ours.
 pub const ERROR_DOMAIN: &str = "berth.dev";

@@ -83,6 +83,18 @@ pub fn from_status_bytes(bytes: &[u8]) -> Option<ApiError> {
     Some(ApiError::from(Status::with_details(Code::from_i32(status.code), status.message, details)))
 }
 
+impl ApiError {
+    /// The reason as an ErrorInfo tells it: one of a fixed list.
+    pub fn reason(&self) -> &'static str {
+        reason_text(class(self).1)
+    }
+}
+
+/// The reason of a refusal, as [`ApiError::reason`] tells it of the error that the refusal becomes.
+pub fn reason_of_rejection(rejection: &Rejection) -> &'static str {
+    reason_text(rejection::class(rejection).1)
+}
+
 fn class(error: &ApiError) -> (Code, ErrorReason) {
     match error {
         ApiError::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidArgument),

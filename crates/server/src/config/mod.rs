@@ -6,12 +6,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::raft::Start;
 pub use settings::{CheckpointSettings, LimitSettings, RaftSettings, Settings, StoreSettings};
 
 /// Longest name of a node.
 const NODE_NAME_BYTES_MAX: usize = 63;
 /// Most nodes of a static bootstrap list.
 const BOOTSTRAP_NODES_MAX: usize = 9;
+/// Most addresses that a node asks to be taken in: as many as a cluster has nodes.
+const JOIN_ADDRS_MAX: usize = crate::raft::membership::NODES_MAX;
 
 /// How a node runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,17 +45,6 @@ pub struct Config {
     pub limits: Limits,
     /// Bytes of a file kept as a reserve that can be deleted when the disk is full; 0 keeps none.
     pub ballast_bytes: u64,
-}
-
-/// How a node with an empty data directory starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Start {
-    /// As a cluster of its own.
-    Single,
-    /// With these nodes, by name and peer address, itself among them.
-    Bootstrap(Vec<(String, String)>),
-    /// By asking one of these peer addresses to be taken in.
-    Join(Vec<String>),
 }
 
 /// Raft's timers.
@@ -192,7 +184,16 @@ impl Config {
     fn check_start(&self) -> Result<(), ConfigError> {
         match &self.start {
             Start::Single => Ok(()),
-            Start::Join(addrs) => addrs.iter().try_for_each(|addr| check_addr("join", addr)),
+            Start::Join(addrs) => {
+                if addrs.len() > JOIN_ADDRS_MAX {
+                    return Err(value(
+                        "join",
+                        addrs.len(),
+                        format!("at most {JOIN_ADDRS_MAX} addresses are allowed"),
+                    ));
+                }
+                addrs.iter().try_for_each(|addr| check_addr("join", addr))
+            }
             Start::Bootstrap(nodes) => {
                 if nodes.is_empty() || nodes.len() > BOOTSTRAP_NODES_MAX {
                     let problem = format!("1 to {BOOTSTRAP_NODES_MAX} nodes are allowed");

@@ -45,8 +45,8 @@ use crate::metrics::Metrics;
 use connection::Kind;
 use services::Front;
 
-/// Connections of peers: three a peer in a cluster of nine, twice over while they connect anew.
-const PEER_CONNECTIONS_MAX: usize = 64;
+/// Connections of peers: three from each of the nodes a cluster may have, and as many that are being replaced.
+const PEER_CONNECTIONS_MAX: usize = 192;
 
 /// Serves clients on `listener` until `stop`: lookups by `lookups`, a generated server, and all else by `rest`.
 /// Returns when the last connection is gone, at most five seconds after `stop`.
@@ -71,11 +71,18 @@ pub async fn serve_clients<H>(
     .await;
 }
 
-/// Serves peers on `listener` until `stop`. Their calls are bounded by their connections, and shed none: a vote that
-/// is refused for load would cost a leader.
-pub async fn serve_peers(listener: TcpListener, services: Services, stop: impl Future<Output = ()>) {
+/// Serves peers on `listener` by `service`, a generated server, until the future is dropped; its connections are
+/// closed with it. Peers' calls are bounded by their connections and pass none of the layers that clients' do: a vote
+/// that is refused for load would cost a leader, and deadlines are Raft's to set.
+pub async fn serve_peers<S>(listener: TcpListener, service: S)
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    // Nobody drains it: a node that stops has handed over before, and its peers call it no more.
+    let stop = std::future::pending();
     accept::accept(listener, Gate::new(PEER_CONNECTIONS_MAX), stop, |accepted| {
-        connection::serve(accepted, services.clone(), Kind::Peers)
+        connection::serve(accepted, service.clone(), Kind::Peers)
     })
     .await;
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tonic::transport::Server;
 
 /// Settings of HTTP/2 connections of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,19 +53,5 @@ impl Http2 {
             // gRPC answers carry no date.
             .auto_date_header(false);
         builder
-    }
-
-    /// The same settings for a server that tonic runs.
-    pub fn tonic<L>(self, server: Server<L>) -> Server<L> {
-        server
-            .http2_adaptive_window(Some(false))
-            .max_concurrent_streams(self.streams_max)
-            .initial_stream_window_size(self.stream_window)
-            .initial_connection_window_size(self.connection_window)
-            .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
-            .http2_max_local_error_reset_streams(Some(RESETS_LOCAL_MAX))
-            .http2_max_header_list_size(HEADER_BYTES_MAX)
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
     }
 }

@@ -37,6 +37,11 @@ pub(super) fn bad_timeout(value: &[u8]) -> Status {
     ApiError::invalid("grpc-timeout", problem).into()
 }
 
+/// Nobody serves the path. It is gRPC's own word, as generated servers say it of a method that they lack.
+pub(super) fn no_such_service() -> Status {
+    Status::unimplemented("this node has no such service; server reflection lists what there is")
+}
+
 /// A handler panicked.
 pub(super) fn bug(correlation_id: String) -> Status {
     ApiError::Internal { correlation_id }.into()

@@ -12,13 +12,13 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 use tower::util::BoxCloneSyncService;
 
 use super::call::Call;
+use super::refusal;
 
 type Boxed = BoxCloneSyncService<Request<Incoming>, Response<Body>, Infallible>;
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -75,13 +75,9 @@ impl Service<Request<Incoming>> for Services {
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         match self.find(request.uri().path()) {
             Some(service) => service.clone().call(request),
-            None => Box::pin(std::future::ready(Ok(unimplemented()))),
+            None => Box::pin(std::future::ready(Ok(refusal::answer(refusal::no_such_service())))),
         }
     }
-}
-
-fn unimplemented() -> Response<Body> {
-    Status::unimplemented("this node has no such service; server reflection lists what there is").into_http()
 }
 
 impl<H> Front<H> {

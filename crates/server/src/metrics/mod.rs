@@ -37,7 +37,7 @@ pub struct Metrics {
     sampler: RwLock<Option<Sampler>>,
     rpc: Arc<RpcMetrics>,
     /// Lookups, writes, groups, read rounds.
-    pub work: WorkMetrics,
+    pub work: Arc<WorkMetrics>,
     /// Where Raft stands.
     pub raft: RaftMetrics,
     /// Where the store stands.
@@ -55,7 +55,7 @@ impl Metrics {
         registry.register_collector(Box::new(process::ProcessCollector { started_unix_seconds }));
         let berth = registry.sub_registry_with_prefix("berth");
         berth.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        let work = WorkMetrics::register(berth);
+        let work = Arc::new(WorkMetrics::register(berth));
         let raft = RaftMetrics::register(berth);
         let store = StoreMetrics::register(berth);
         Arc::new(Self { registry: Mutex::new(registry), sampler: RwLock::new(None), rpc, work, raft, store })

@@ -38,7 +38,6 @@ pub struct StoreMetrics {
     pub stamps: Whole,
     /// Bytes of rows, without what pages add.
     pub live_bytes: Whole,
-    pub page_bytes: Whole,
     pub pages: Whole,
     pub pinned_roots: Whole,
     pub disk_bytes: Whole,
@@ -104,12 +103,6 @@ impl StoreMetrics {
         registry.register("hubs", "Hubs held", store.hubs.clone());
         registry.register("stamps", "Stamps held", store.stamps.clone());
         registry.register_with_unit("live", "Bytes of rows", bytes.clone(), store.live_bytes.clone());
-        registry.register_with_unit(
-            "page",
-            "Bytes of pages in memory",
-            bytes.clone(),
-            store.page_bytes.clone(),
-        );
         registry.register("pages", "Pages in memory", store.pages.clone());
         registry.register(
             "pinned_roots",

@@ -24,7 +24,7 @@ pub enum LookupOutcome {
     Unknown,
     /// It exists and must not be reached now: disabled, enrolling, unassigned or failed.
     Unavailable,
-    /// Its ID is malformed or ambiguous.
+    /// The request names no one device: it is malformed, or ambiguous.
     Refused,
 }
 
@@ -74,8 +74,12 @@ impl WorkMetrics {
             work.writes.clone(),
         );
         registry.register("writes_devices", "Devices that accepted commands named", work.devices.clone());
-        registry.register("writes_refused", "Commands refused, by reason", work.writes_refused.clone());
-        let help = "Client commands in one replicated entry";
+        registry.register(
+            "writes_refused",
+            "Commands refused or in doubt, by reason",
+            work.writes_refused.clone(),
+        );
+        let help = "Client commands sent in one entry";
         registry.register("write_group_commands", help, Shared(Arc::clone(&work.group_commands)));
         registry.register(
             "read_index_rounds",
@@ -110,12 +114,13 @@ impl WorkMetrics {
         self.devices.inc_by(devices);
     }
 
-    /// Counts a command that was refused; `reason` is that of the error sent, which is one of a fixed list.
+    /// Counts a command that was refused or is in doubt; `reason` is that of the error sent, which is one of a fixed
+    /// list.
     pub fn write_refused(&self, reason: &'static str) {
         self.writes_refused.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// Counts an entry with so many client commands.
+    /// Counts an entry that was sent with so many client commands.
     pub fn grouped(&self, commands: u64) {
         self.group_commands.observe(commands);
     }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use berth_proto::error::ApiError;
 use berth_proto::internal as pb;
-use berth_store::raft::{BerthNode, SnapshotHandle, SnapshotMeta};
-use tonic::{Code, Status};
+use berth_store::raft::{BerthNode, LogId, SnapshotHandle, SnapshotMeta};
+use tonic::Code;
 use uuid::Uuid;
 
 use super::identity::{IdentityError, read_uuid, uuid_bytes};
@@ -31,8 +32,8 @@ pub enum Start {
     Single,
     /// It founds a cluster together with others: all names and peer addresses, its own among them.
     Bootstrap(Vec<(String, String)>),
-    /// It joins the cluster of the node at this peer address.
-    Join(String),
+    /// It asks these peer addresses, in this order, to be taken in.
+    Join(Vec<String>),
 }
 
 /// Why a node has no place in a cluster.
@@ -72,7 +73,7 @@ pub enum PlaceError {
         missing: Vec<String>,
     },
     /// The cluster does not admit this node.
-    #[error("the node at {addr} does not admit this one: {why}")]
+    #[error("nobody at {addr} admits this node: {why}")]
     NotAdmitted {
         /// Whom was asked.
         addr: String,
@@ -82,6 +83,20 @@ pub enum PlaceError {
     /// The identity cannot be kept.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+}
+
+/// Why no peer's checkpoint takes the place of lost pages.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The node was alone.
+    #[error("no other node has a copy")]
+    NoPeers,
+    /// What each peer that was asked answered.
+    #[error(
+        "no peer gave a checkpoint to go on from ({}); start this node again when a peer is up that has one",
+        .0.join("; ")
+    )]
+    NoneFits(Vec<String>),
 }
 
 /// A node's place: its ID, and the founding membership if it is the one to write it.
@@ -130,34 +145,43 @@ pub async fn place(
             }
         },
         Start::Bootstrap(list) => bootstrap(links, list, own, founded, answer_hello).await,
-        Start::Join(addr) => {
+        Start::Join(addrs) => {
             answer_hello();
-            join(links, addr, own).await
+            join(links, addrs, own).await
         }
     }
 }
 
-/// Fetches the last checkpoint of any known peer into the staging area of `view`, for a node that lost its
-/// pages and kept its log: its applied position jumps ahead while log and vote stay.
+/// Fetches the last checkpoint of a known peer into the staging area of `view`, for a node that lost its
+/// pages and kept its log: its applied position jumps ahead while log and vote stay. Entries up to `purged` are gone
+/// from that log, so a checkpoint that ends before them is passed over: entries would be missing behind it.
 ///
 /// # Errors
-/// The last peer's status, when none could give one.
+/// [`FetchError`] tells what each peer answered.
 pub async fn fetch_checkpoint(
     links: &Links,
     view: &dyn MachineView,
-) -> Result<(SnapshotMeta, SnapshotHandle), Status> {
-    let mut last = Status::unavailable("this node knows no peers to ask for a checkpoint");
-    for (peer, addr) in links.keeper().identity().peers.into_iter().take(NODES_ASKED_MAX) {
-        match links.fetch_snapshot(peer, &addr).await {
-            Ok(parts) => match snapshot::receive(view, parts).await {
-                Ok(received) => return Ok((received.meta, received.handle)),
-                Err(status) => last = status,
-            },
-            Err(status) => last = status,
-        }
-        tracing::warn!(peer, addr, status = %last.message(), "this peer gave no checkpoint");
+    purged: Option<LogId>,
+) -> Result<(SnapshotMeta, SnapshotHandle), FetchError> {
+    let peers = links.keeper().identity().peers;
+    if peers.is_empty() {
+        return Err(FetchError::NoPeers);
     }
-    Err(last)
+    let mut answers = Vec::new();
+    for (peer, addr) in peers.into_iter().take(NODES_ASKED_MAX) {
+        let received = match links.fetch_snapshot(peer, &addr).await {
+            Ok(parts) => snapshot::receive(view, parts, purged).await,
+            Err(status) => Err(status),
+        };
+        match received {
+            Ok(received) => return Ok((received.meta, received.handle)),
+            Err(status) => {
+                tracing::warn!(peer, addr, status = %status.message(), "this peer gave no usable checkpoint");
+                answers.push(format!("node {peer} at {addr}: {}", status.message()));
+            }
+        }
+    }
+    Err(FetchError::NoneFits(answers))
 }
 
 async fn bootstrap(
@@ -271,7 +295,8 @@ fn stranger_check(
     Ok(())
 }
 
-async fn join(links: &Links, addr: &str, own: &BerthNode) -> Result<Place, PlaceError> {
+/// Asks each of `addrs` in turn, round after round, until one admits this node.
+async fn join(links: &Links, addrs: &[String], own: &BerthNode) -> Result<Place, PlaceError> {
     let keeper = links.keeper();
     let request = pb::JoinRequest {
         name: own.name.clone(),
@@ -280,41 +305,53 @@ async fn join(links: &Links, addr: &str, own: &BerthNode) -> Result<Place, Place
         client_addr: own.client_addr.clone(),
         forwarded: false,
     };
-    let not_admitted = |why: String| PlaceError::NotAdmitted { addr: addr.to_owned(), why };
     let mut last = String::new();
     let asking = async {
         let mut attempt = 0u32;
         loop {
-            match links.join(addr, request.clone()).await {
-                Ok(answer) => return Ok(answer),
+            let mut strangers = 0;
+            for addr in addrs {
+                let status = match links.join(addr, request.clone()).await {
+                    Ok(answer) => return Ok((addr, answer)),
+                    Err(status) => status,
+                };
+                last = format!("{addr}: {}", status.message());
                 // Starting, electing, forming, or slow: what was asked may even have been done, and asking
-                // again with the same data directory is answered alike.
-                Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {
-                    if attempt.is_multiple_of(TELL_EVERY) {
-                        tracing::info!(addr, why = status.message(), "waiting to be admitted");
+                // again with the same data directory is answered alike, whoever is asked.
+                if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) {
+                    // A cluster's refusal would be the same at its other nodes; a stranger's says nothing of them.
+                    if !matches!(ApiError::from(&status), ApiError::Foreign { .. }) {
+                        return Err(not_admitted(addr, status.message().to_owned()));
                     }
-                    last = status.message().to_owned();
+                    strangers += 1;
                 }
-                Err(status) => return Err(not_admitted(status.message().to_owned())),
+                if attempt.is_multiple_of(TELL_EVERY) {
+                    tracing::info!(addr, why = status.message(), "waiting to be admitted");
+                }
+            }
+            if strangers == addrs.len() {
+                return Err(not_admitted(&addrs.join(", "), format!("the last answer was {last}")));
             }
             attempt = attempt.wrapping_add(1);
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     };
-    let answer = match tokio::time::timeout(JOIN_TIMEOUT, asking).await {
+    let (addr, answer) = match tokio::time::timeout(JOIN_TIMEOUT, asking).await {
         Ok(answer) => answer?,
         Err(_) => {
-            return Err(not_admitted(format!(
-                "no answer for {} s; the last was: {last}",
-                JOIN_TIMEOUT.as_secs()
-            )));
+            let why = format!("no answer for {} s; the last was {last}", JOIN_TIMEOUT.as_secs());
+            return Err(not_admitted(&addrs.join(", "), why));
         }
     };
-    let cluster =
-        read_uuid(&answer.cluster).ok_or_else(|| not_admitted("its answer names no cluster".to_owned()))?;
+    let cluster = read_uuid(&answer.cluster)
+        .ok_or_else(|| not_admitted(addr, "its answer names no cluster".to_owned()))?;
     keeper.change(|identity| {
         identity.node_id = Some(answer.node_id);
         identity.cluster = Some(cluster);
     })?;
     Ok(Place { node_id: answer.node_id, found: None })
+}
+
+fn not_admitted(addr: &str, why: String) -> PlaceError {
+    PlaceError::NotAdmitted { addr: addr.to_owned(), why }
 }

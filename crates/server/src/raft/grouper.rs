@@ -19,6 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 
 use super::machine::Clock;
+use crate::metrics::WorkMetrics;
 
 /// Commands accepted and not yet answered. More are refused at once.
 pub const IN_FLIGHT_COMMANDS_MAX: usize = 8_192;
@@ -52,10 +53,10 @@ pub struct Committed {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
     /// Another node leads.
-    #[error("this node does not lead; {}", leader.as_ref().map_or("an election is under way, try again shortly".to_owned(), |node| format!("ask the leader at {}", node.client_addr)))]
+    #[error("this node does not lead; {}", leader.as_ref().map_or("an election is under way, try again shortly".to_owned(), |(_, node)| format!("ask the leader at {}", node.client_addr)))]
     NotLeader {
         /// Who leads, if known.
-        leader: Option<BerthNode>,
+        leader: Option<(u64, BerthNode)>,
     },
     /// The leader has lost its quorum and takes no more writes.
     #[error("the leader does not hear from a quorum and takes no writes; try again shortly")]
@@ -113,11 +114,16 @@ struct Permit {
 impl Grouper {
     /// Starts the task that groups, on the current runtime. It ends with the last clone.
     /// `applied_stamp_ms` tells the highest stamp that the state machine has seen.
-    pub fn start<R: Replicate>(replicate: R, clock: Arc<dyn Clock>, applied_stamp_ms: AppliedStamp) -> Self {
+    pub fn start<R: Replicate>(
+        replicate: R,
+        clock: Arc<dyn Clock>,
+        applied_stamp_ms: AppliedStamp,
+        work: Arc<WorkMetrics>,
+    ) -> Self {
         let (queue, submissions) = mpsc::channel(IN_FLIGHT_COMMANDS_MAX);
         let pending = VecDeque::new();
         let grouping =
-            Grouping { replicate, clock, applied_stamp_ms, stamp_ms: 0, pending, pending_bytes: 0 };
+            Grouping { replicate, clock, applied_stamp_ms, work, stamp_ms: 0, pending, pending_bytes: 0 };
         tokio::spawn(grouping.run(submissions));
         Self { queue, load: Arc::default() }
     }
@@ -170,6 +176,7 @@ struct Grouping<R> {
     replicate: R,
     clock: Arc<dyn Clock>,
     applied_stamp_ms: AppliedStamp,
+    work: Arc<WorkMetrics>,
     /// The last stamp given; the next is not lower.
     stamp_ms: u64,
     pending: VecDeque<Submission>,
@@ -251,6 +258,9 @@ impl<R: Replicate> Grouping<R> {
                 bytes += submission.bytes.len();
                 group.push(submission);
             }
+        }
+        if !group.is_empty() {
+            self.work.grouped(group.len() as u64);
         }
         let sending =
             (!group.is_empty()).then(|| self.frame(&group).map(|payload| self.replicate.replicate(payload)));

@@ -4,18 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_proto::error::ApiError;
 use berth_store::payload::Admit;
 use berth_store::raft::{BerthConfig, BerthNode, LogId, Payload};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Raft, ServerState};
 use tokio::sync::Mutex;
-use tonic::Status;
 use uuid::Uuid;
 
 use super::machine::{Clock, MachineView};
 use super::peer_service::Machine;
 use super::read_index::reached;
+use super::status::leader_hint;
 
 /// Entries that a learner may lag when it becomes a voter: it must not hold up writes by catching up.
 const PROMOTE_LAG_MAX: u64 = 64;
@@ -41,10 +42,10 @@ pub struct Applicant {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MembershipError {
     /// Another node leads.
-    #[error("this node does not lead; {}", leader.as_ref().map_or("an election is under way, try again shortly".to_owned(), |node| format!("ask the leader at {}", node.client_addr)))]
+    #[error("this node does not lead; {}", leader.as_ref().map_or("an election is under way, try again shortly".to_owned(), |(_, node)| format!("ask the leader at {}", node.client_addr)))]
     NotLeader {
         /// Who leads, if known.
-        leader: Option<BerthNode>,
+        leader: Option<(u64, BerthNode)>,
     },
     /// Another change is under way, or the cluster is still being formed.
     #[error("another change of the membership is under way: {0}; try again shortly")]
@@ -100,21 +101,27 @@ pub enum MembershipError {
     Stopped,
 }
 
-impl From<MembershipError> for Status {
+/// What callers are told, be they clients or peers.
+impl From<MembershipError> for ApiError {
     fn from(error: MembershipError) -> Self {
-        let said = error.to_string();
-        match error {
-            MembershipError::NotLeader { .. } | MembershipError::Busy(_) | MembershipError::Stopped => {
-                Self::unavailable(said)
+        match &error {
+            MembershipError::NotLeader { leader } => {
+                Self::NotLeader { leader: leader.as_ref().map(|(id, node)| leader_hint(*id, node)) }
             }
-            MembershipError::UnknownNode(_) => Self::not_found(said),
-            MembershipError::Unusable { .. } => Self::invalid_argument(said),
-            MembershipError::Full => Self::resource_exhausted(said),
+            MembershipError::Busy(cause) => {
+                Self::NotServing { state: format!("a change of the membership is under way ({cause})") }
+            }
+            MembershipError::UnknownNode(id) => Self::NodeUnknown { node_id: *id },
+            MembershipError::Stopped => Self::NotServing { state: "it is stopping".to_owned() },
+            MembershipError::Unknown(_) | MembershipError::NotTakenOver(_) => {
+                Self::OutcomeUnknown { request_id: None, cause: error.to_string(), timed_out: true }
+            }
             MembershipError::NameTaken { .. }
+            | MembershipError::Unusable { .. }
+            | MembershipError::Full
             | MembershipError::NotCaughtUp { .. }
             | MembershipError::NotVoter(_)
-            | MembershipError::LastVoter(_) => Self::failed_precondition(said),
-            MembershipError::NotTakenOver(_) | MembershipError::Unknown(_) => Self::deadline_exceeded(said),
+            | MembershipError::LastVoter(_) => Self::MembershipRefused { problem: error.to_string() },
         }
     }
 }
@@ -271,7 +278,7 @@ impl<SM: Machine> Membership<SM> {
 
     fn lead(&self) -> Result<(), MembershipError> {
         let leads = self.raft.metrics().borrow_watched().state == ServerState::Leader;
-        let leader = super::peer_service::leader_of(&self.raft).map(|(_, node)| node);
+        let leader = super::peer_service::leader_of(&self.raft);
         if leads { Ok(()) } else { Err(MembershipError::NotLeader { leader }) }
     }
 
@@ -331,7 +338,7 @@ fn write_error(error: RaftError<BerthConfig, ClientWriteError<BerthConfig>>) -> 
     match error {
         RaftError::Fatal(_) => MembershipError::Stopped,
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-            MembershipError::NotLeader { leader: forward.leader_node }
+            MembershipError::NotLeader { leader: forward.leader_id.zip(forward.leader_node) }
         }
         RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {
             MembershipError::Unknown("the leadership changed meanwhile".into())
@@ -356,4 +363,34 @@ fn usable(node: &BerthNode) -> Result<(), MembershipError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    /// A node that joins asks again where it is told that it may, and gives up at any other word.
+    #[test]
+    fn what_passes_is_told_as_unavailable_and_what_stays_as_refused() {
+        let node = BerthNode { name: "n2".into(), peer_addr: "p:1".into(), client_addr: "c:1".into() };
+        for (error, code) in [
+            (MembershipError::NotLeader { leader: Some((2, node)) }, Code::Unavailable),
+            (MembershipError::NotLeader { leader: None }, Code::Unavailable),
+            (MembershipError::Busy("the cluster is being formed".into()), Code::Unavailable),
+            (MembershipError::Stopped, Code::Unavailable),
+            (MembershipError::Unknown("no answer within 10 s".into()), Code::DeadlineExceeded),
+            (MembershipError::NotTakenOver(2), Code::DeadlineExceeded),
+            (MembershipError::UnknownNode(9), Code::NotFound),
+            (MembershipError::NameTaken { name: "n2".into(), id: 2 }, Code::FailedPrecondition),
+            (MembershipError::Full, Code::FailedPrecondition),
+            (MembershipError::LastVoter(1), Code::FailedPrecondition),
+        ] {
+            let told = ApiError::from(error);
+            let status = Status::from(told.clone());
+            assert_eq!(status.code(), code, "{status:?}");
+            assert_eq!(ApiError::from(&status), told);
+        }
+    }
 }

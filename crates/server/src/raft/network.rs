@@ -255,8 +255,7 @@ impl RaftNetworkV2<BerthConfig> for Peer {
     ) -> Result<VoteResponse<BerthConfig>, RPCError<BerthConfig>> {
         let request = self.links.signed(self.target, wire::vote_request(&request));
         let mut client = self.client(Lane::Control)?;
-        let response = self.timed(RPCTypes::Vote, option.soft_ttl(), client.vote(request)).await?;
-        wire::from_vote_response(&response).map_err(network_error)
+        self.voted(&option, client.vote(request)).await
     }
 
     async fn pre_vote(
@@ -266,8 +265,7 @@ impl RaftNetworkV2<BerthConfig> for Peer {
     ) -> Result<VoteResponse<BerthConfig>, RPCError<BerthConfig>> {
         let request = self.links.signed(self.target, wire::vote_request(&request));
         let mut client = self.client(Lane::Control)?;
-        let response = self.timed(RPCTypes::Vote, option.soft_ttl(), client.pre_vote(request)).await?;
-        wire::from_vote_response(&response).map_err(network_error)
+        self.voted(&option, client.pre_vote(request)).await
     }
 
     async fn full_snapshot(
@@ -320,6 +318,16 @@ impl Peer {
         self.links
             .client(&self.addr, lane)
             .map_err(|error| RPCError::Unreachable(Unreachable::from_string(error)))
+    }
+
+    /// The answer to a vote, or to the question that precedes one.
+    async fn voted(
+        &self,
+        option: &RPCOption,
+        call: impl Future<Output = Result<Response<pb::VoteResponse>, Status>>,
+    ) -> Result<VoteResponse<BerthConfig>, RPCError<BerthConfig>> {
+        let response = self.timed(RPCTypes::Vote, option.soft_ttl(), call).await?;
+        wire::from_vote_response(&response).map_err(network_error)
     }
 
     async fn timed<T>(

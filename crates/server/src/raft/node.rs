@@ -28,6 +28,8 @@ use super::read_index::{Barrier, ReadError, ReadIndex, ReadPoint, Role};
 use super::status::NodeStatus;
 use super::steward::Steward;
 use super::timing::Timing;
+use crate::edge;
+use crate::metrics::WorkMetrics;
 
 /// Threads of Raft: one for its own task, one for peers, grouping and applying.
 const THREADS: usize = 2;
@@ -52,6 +54,8 @@ pub struct RaftNodeOptions {
     pub seed: ClusterSeed,
     /// Bytes of a snapshot sent to a peer in a second; unlimited if `None`.
     pub snapshot_bytes_per_second: Option<u64>,
+    /// Counts entries and rounds.
+    pub work: Arc<WorkMetrics>,
 }
 
 /// The random facts of a new cluster.
@@ -270,7 +274,7 @@ impl<SM: Machine> RaftNode<SM> {
     /// [`MembershipError`]; [`MembershipError::NotLeader`] where this node does not lead.
     pub async fn hand_over_to_any(&self) -> Result<u64, MembershipError> {
         if !self.leads() {
-            return Err(MembershipError::NotLeader { leader: self.leader().map(|(_, node)| node) });
+            return Err(MembershipError::NotLeader { leader: self.leader() });
         }
         let heir = self.heir().ok_or(MembershipError::LastVoter(self.id))?;
         self.membership.transfer(heir).await.map(|()| heir)
@@ -364,7 +368,7 @@ async fn assemble<SM: Machine>(
     machine: SM,
     view: Arc<dyn MachineView>,
 ) -> Result<Parts<SM>, RaftStartError> {
-    let RaftNodeOptions { start, node, listener, timing, dial, clock, seed, snapshot_bytes_per_second } =
+    let RaftNodeOptions { start, node, listener, timing, dial, clock, seed, snapshot_bytes_per_second, work } =
         options;
     let config = timing.config()?;
     let links = Arc::new(Links::new(dial, Arc::clone(&keeper), Arc::clone(&view), snapshot_bytes_per_second));
@@ -372,7 +376,7 @@ async fn assemble<SM: Machine>(
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let port = Arc::new(PeerPort::new(Arc::clone(&links), node.clone()));
-    tokio::spawn(Arc::clone(&port).serve(listener));
+    tokio::spawn(edge::serve_peers(listener, port.service()));
 
     let Place { node_id, found } =
         place(&links, &start, &node, seed.cluster_id, || port.answer_hello()).await?;
@@ -396,9 +400,10 @@ async fn assemble<SM: Machine>(
     tokio::spawn(steward.run());
     let stamps = Arc::clone(&view);
     let applied_stamp_ms = Arc::new(move || stamps.stamp_ms());
-    let grouper = Grouper::start(RaftReplicate { raft: raft.clone() }, clock, applied_stamp_ms);
+    let grouper =
+        Grouper::start(RaftReplicate { raft: raft.clone() }, clock, applied_stamp_ms, Arc::clone(&work));
     let barrier = RaftBarrier { raft: raft.clone(), links: Arc::clone(&links), id: node_id };
-    let reads = ReadIndex::start(barrier, view.applied());
+    let reads = ReadIndex::start(barrier, view.applied(), work);
     Ok(Parts { id: node_id, raft, membership, grouper, reads, links })
 }
 
@@ -451,7 +456,7 @@ fn write_error(error: RaftError<BerthConfig, ClientWriteError<BerthConfig>>) -> 
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {
             ForwardReason::LeaseExpired => WriteError::NoQuorum,
             ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => {
-                WriteError::NotLeader { leader: forward.leader_node }
+                WriteError::NotLeader { leader: forward.leader_id.zip(forward.leader_node) }
             }
         },
         RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => {

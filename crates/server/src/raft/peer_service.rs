@@ -2,24 +2,19 @@
 
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
+use berth_proto::error::ApiError;
 use berth_proto::internal as pb;
 use berth_proto::internal::peer_service_server::{PeerService, PeerServiceServer};
 use berth_store::raft::{BerthConfig, BerthNode, Snapshot, SnapshotHandle};
 use futures_util::stream::{BoxStream, StreamExt};
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::raft::ReadPolicy;
 use openraft::storage::RaftStateMachine;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 use tonic::{Request, Response, Status, Streaming};
-use tower::Service as _;
 use uuid::Uuid;
 
 use super::identity::{read_uuid, uuid_bytes};
@@ -27,26 +22,8 @@ use super::membership::{Applicant, Membership, MembershipError};
 use super::network::{Links, PEER_MESSAGE_BYTES_MAX};
 use super::{snapshot, wire};
 
-/// Streams of one peer connection at once: a heartbeat, a vote, an append stream, reads, and room.
-const STREAMS_MAX: u32 = 64;
-/// Bytes of the headers of one call; an envelope is 200.
-const HEADER_BYTES_MAX: u32 = 16 * 1024;
-/// Connections at once: three from each of the nodes a cluster may have, and as many that are being replaced.
-const CONNECTIONS_MAX: usize = 192;
-/// Streams that a peer may have us reset before its connection is closed: it misbehaves.
-const RESETS_MAX: usize = 1_024;
 /// Snapshots sent to nodes that lost their pages, at once: each reads the disk at full speed.
 const FETCHES_MAX: usize = 2;
-/// Pause after the system refused to accept a connection, such as for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often a silent peer's connection is probed.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a peer's connection may leave a probe unanswered.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Bytes of one stream in flight, as the caller sets them.
-const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// Bytes of one connection in flight.
-const CONNECTION_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 
 /// What the service of a node needs. The Raft instance comes when the node has an ID.
 pub struct PeerPort<SM: Machine> {
@@ -97,38 +74,11 @@ impl<SM: Machine> PeerPort<SM> {
         let _ = self.running.set(running);
     }
 
-    /// Serves a bound listener until the future is dropped; its connections are closed with it.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
-        let service = PeerServiceServer::from_arc(self)
+    /// The port as a gRPC service.
+    pub fn service(self: &Arc<Self>) -> PeerServiceServer<Self> {
+        PeerServiceServer::from_arc(Arc::clone(self))
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-        let mut http = http2::Builder::new(TokioExecutor::new());
-        http.timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEADER_BYTES_MAX)
-            .keep_alive_interval(Some(KEEP_ALIVE_INTERVAL))
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_local_error_reset_streams(Some(RESETS_MAX));
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                Some(_) = connections.join_next(), if !connections.is_empty() => {}
-                accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                    // Without it small messages wait for acknowledgements, 40 ms at a time.
-                    Ok((stream, _)) => if stream.set_nodelay(true).is_ok() {
-                        let service = service.clone();
-                        let answering = hyper::service::service_fn(move |request| service.clone().call(request));
-                        connections.spawn(http.serve_connection(TokioIo::new(stream), answering));
-                    },
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a peer's connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-            }
-        }
+            .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
     }
 
     fn running(&self) -> Result<&Running<SM>, Status> {
@@ -172,11 +122,11 @@ impl<SM: Machine> PeerService for PeerPort<SM> {
             Ok((cluster, node_id)) => {
                 Ok(Response::new(pb::JoinResponse { cluster: uuid_bytes(Some(cluster)), node_id }))
             }
-            Err(MembershipError::NotLeader { leader: Some(leader) }) if !request.forwarded => {
+            Err(MembershipError::NotLeader { leader: Some((_, leader)) }) if !request.forwarded => {
                 let passed_on = pb::JoinRequest { forwarded: true, ..request };
                 self.links.join(&leader.peer_addr, passed_on).await.map(Response::new)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(ApiError::from(error).into()),
         }
     }
 
@@ -234,7 +184,7 @@ impl<SM: Machine> PeerService for PeerPort<SM> {
             .receiving
             .try_acquire()
             .map_err(|_| Status::unavailable("this node is already receiving a snapshot"))?;
-        let received = snapshot::receive(self.links.view().as_ref(), request.into_inner()).await?;
+        let received = snapshot::receive(self.links.view().as_ref(), request.into_inner(), None).await?;
         let vote = received.vote.ok_or_else(|| Status::invalid_argument("the snapshot names no leader"))?;
         let snapshot = Snapshot { meta: received.meta, snapshot: received.handle };
         let response = running

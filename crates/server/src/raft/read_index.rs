@@ -13,6 +13,8 @@ use berth_store::raft::{BerthNode, LogId};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::metrics::WorkMetrics;
+
 /// Reads that may wait for a barrier. Further ones are told at once that the node is overloaded.
 pub const READ_WAITERS_MAX: usize = 16_384;
 /// How long a node that does not lead waits for its state to reach the read position.
@@ -88,10 +90,14 @@ pub struct ReadIndex {
 
 impl ReadIndex {
     /// Starts the task that holds the barrier, on the current runtime. It ends with the last clone.
-    pub fn start<B: Barrier>(barrier: B, applied: watch::Receiver<Option<LogId>>) -> Self {
+    pub fn start<B: Barrier>(
+        barrier: B,
+        applied: watch::Receiver<Option<LogId>>,
+        work: Arc<WorkMetrics>,
+    ) -> Self {
         let (waiters, queue) = mpsc::channel(READ_WAITERS_MAX);
         let fresh_as_of = Arc::new(Mutex::new(None));
-        tokio::spawn(run(barrier, queue, applied, Arc::clone(&fresh_as_of)));
+        tokio::spawn(run(barrier, queue, applied, Arc::clone(&fresh_as_of), work));
         Self { waiters, fresh_as_of }
     }
 
@@ -121,6 +127,7 @@ async fn run<B: Barrier>(
     mut queue: mpsc::Receiver<Waiter>,
     applied: watch::Receiver<Option<LogId>>,
     fresh_as_of: Arc<Mutex<Option<Instant>>>,
+    work: Arc<WorkMetrics>,
 ) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, READ_WAITERS_MAX).await > 0 {
@@ -129,6 +136,7 @@ async fn run<B: Barrier>(
         match barrier.confirm().await {
             Err(error) => answer(waiters, &Err(error)),
             Ok((log_id, role)) => {
+                work.read_round(waiters.len() as u64);
                 let point = ReadPoint { log_id, sent_at, role };
                 if *applied.borrow() >= Some(log_id) {
                     settle(waiters, point, &fresh_as_of);
@@ -172,11 +180,13 @@ pub async fn reached(mut applied: watch::Receiver<Option<LogId>>, wanted: LogId)
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::UNIX_EPOCH;
 
     use berth_store::raft::log_id;
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::metrics::Metrics;
 
     /// Confirms one barrier per permit, each at the next index.
     #[derive(Clone)]
@@ -197,7 +207,8 @@ mod tests {
     async fn reads_that_arrive_during_a_barrier_share_the_next() {
         let gated = Gated { permits: Arc::new(Semaphore::new(0)), rounds: Arc::default() };
         let applied = watch::Sender::new(Some(log_id(1, 100)));
-        let reads = ReadIndex::start(gated.clone(), applied.subscribe());
+        let metrics = Metrics::new(UNIX_EPOCH);
+        let reads = ReadIndex::start(gated.clone(), applied.subscribe(), Arc::clone(&metrics.work));
         let first = tokio::spawn({
             let reads = reads.clone();
             async move { reads.confirm().await }
@@ -228,13 +239,21 @@ mod tests {
         }
         let rounds = gated.rounds.load(Ordering::SeqCst);
         assert!(rounds <= 10, "51 reads took {rounds} barriers");
+        let text = metrics.text().unwrap();
+        for line in [
+            format!("berth_read_index_rounds_total {rounds}"),
+            "berth_read_index_sharers_sum 51.0".to_owned(),
+        ] {
+            assert!(text.lines().any(|seen| seen == line), "{line} is missing in:\n{text}");
+        }
     }
 
     #[tokio::test]
     async fn a_state_that_does_not_come_is_said_to_be_behind() {
         let gated = Gated { permits: Arc::new(Semaphore::new(9)), rounds: Arc::new(AtomicUsize::new(7)) };
         let applied = watch::Sender::new(Some(log_id(1, 3)));
-        let reads = ReadIndex::start(gated, applied.subscribe());
+        let work = Arc::clone(&Metrics::new(UNIX_EPOCH).work);
+        let reads = ReadIndex::start(gated, applied.subscribe(), work);
         assert_eq!(reads.confirm().await, Err(ReadError::Behind { wanted: 7 }));
         assert_eq!(reads.fresh_as_of(), None, "an unconfirmed state is not fresh");
         applied.send_replace(Some(log_id(1, 20)));

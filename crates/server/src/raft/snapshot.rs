@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use berth_proto::internal as pb;
-use berth_store::raft::{SnapshotHandle, SnapshotMeta, Vote};
+use berth_store::raft::{LogId, SnapshotHandle, SnapshotMeta, Vote};
 use futures_util::stream::{Stream, StreamExt};
 use tokio::time::Instant;
 use tonic::Status;
@@ -52,8 +52,13 @@ pub struct Received {
     pub handle: SnapshotHandle,
 }
 
-/// Receives a snapshot into the view's staging area, whole or not at all.
-pub async fn receive<S>(view: &dyn MachineView, mut parts: S) -> Result<Received, Status>
+/// Receives a snapshot into the view's staging area, whole or not at all. One that ends before `reaches` is refused
+/// before its data are read.
+pub async fn receive<S>(
+    view: &dyn MachineView,
+    mut parts: S,
+    reaches: Option<LogId>,
+) -> Result<Received, Status>
 where
     S: Stream<Item = Result<pb::SnapshotPart, Status>> + Unpin,
 {
@@ -62,6 +67,14 @@ where
         return Err(Status::invalid_argument("a snapshot starts with its head"));
     };
     let meta = wire::from_snapshot_head(&head).map_err(invalid)?;
+    if meta.last_log_id < reaches {
+        let index = |position: Option<LogId>| position.map_or(0, |id| id.index());
+        return Err(Status::failed_precondition(format!(
+            "its checkpoint ends at log index {}, and the log here begins after {}; its next one may reach it",
+            index(meta.last_log_id),
+            index(reaches)
+        )));
+    }
     let vote = match &head.vote {
         Some(vote) => Some(wire::from_vote(Some(vote)).map_err(invalid)?),
         None => None,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use berth_proto::error::LeaderHint;
 use berth_store::raft::{BerthConfig, BerthNode, LogId};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{Instant as _, Raft, ServerState};
@@ -33,6 +34,12 @@ pub struct NodeStatus {
     pub quorum_age: Option<Duration>,
     /// Everybody in the cluster.
     pub members: Vec<MemberStatus>,
+}
+
+/// A leader as callers are told it: clients reach it at its client address.
+#[must_use]
+pub fn leader_hint(node_id: u64, node: &BerthNode) -> LeaderHint {
+    LeaderHint { node_id, name: node.name.clone(), address: node.client_addr.clone() }
 }
 
 /// A member of the cluster.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_proto::convert::{Consistency, duration_message};
+use berth_proto::convert::{Consistency, Envelope, duration_message};
 use berth_proto::error::ApiError;
 use berth_proto::v1;
 use berth_proto::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
@@ -14,10 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::Api;
 use crate::directory::{Directory, Fresh, data_loss};
-use crate::raft::{MembershipError, RaftNode, Role};
-
-/// Longest reason of a change, in bytes.
-const REASON_BYTES_MAX: usize = 256;
+use crate::raft::{RaftNode, Role};
 
 /// The cluster service of one node.
 #[derive(Clone)]
@@ -97,7 +94,7 @@ impl ClusterApi {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             feature_level: FEATURE_LEVEL,
             serving_reads: self.directory.serving().check().is_ok(),
-            serving_writes: status.leader.is_some(),
+            serving_writes: self.directory.check_writes().is_ok(),
             restore_epoch: cluster.map_or(0, |cluster| cluster.restore_epoch.into()),
             uptime: Some(duration_message(self.started.elapsed())),
         }
@@ -143,8 +140,9 @@ impl ClusterService for ClusterApi {
         request: Request<v1::AddLearnerRequest>,
     ) -> Result<Response<v1::AddLearnerResponse>, Status> {
         let asked = request.into_inner();
-        check_reason(&asked.reason)?;
-        let node_id = self.raft.invite(&asked.peer_address).await.map_err(told)?;
+        let reason = reason_of(&asked.reason)?;
+        let node_id = self.raft.invite(&asked.peer_address).await.map_err(ApiError::from)?;
+        tracing::info!(node = node_id, reason, "took a node in");
         Ok(Response::new(v1::AddLearnerResponse { header: Some(self.header_now()), node_id }))
     }
 
@@ -153,9 +151,9 @@ impl ClusterService for ClusterApi {
         request: Request<v1::PromoteRequest>,
     ) -> Result<Response<v1::PromoteResponse>, Status> {
         let asked = request.into_inner();
-        check_reason(&asked.reason)?;
-        self.raft.membership().promote(asked.node_id).await.map_err(told)?;
-        tracing::info!(node = asked.node_id, reason = asked.reason, "promoted a node");
+        let reason = reason_of(&asked.reason)?;
+        self.raft.membership().promote(asked.node_id).await.map_err(ApiError::from)?;
+        tracing::info!(node = asked.node_id, reason, "promoted a node");
         Ok(Response::new(v1::PromoteResponse { header: Some(self.header_now()) }))
     }
 
@@ -164,9 +162,9 @@ impl ClusterService for ClusterApi {
         request: Request<v1::RemoveNodeRequest>,
     ) -> Result<Response<v1::RemoveNodeResponse>, Status> {
         let asked = request.into_inner();
-        check_reason(&asked.reason)?;
-        self.raft.membership().remove(asked.node_id).await.map_err(told)?;
-        tracing::info!(node = asked.node_id, reason = asked.reason, "removed a node");
+        let reason = reason_of(&asked.reason)?;
+        self.raft.membership().remove(asked.node_id).await.map_err(ApiError::from)?;
+        tracing::info!(node = asked.node_id, reason, "removed a node");
         Ok(Response::new(v1::RemoveNodeResponse { header: Some(self.header_now()) }))
     }
 
@@ -175,13 +173,13 @@ impl ClusterService for ClusterApi {
         request: Request<v1::TransferLeaderRequest>,
     ) -> Result<Response<v1::TransferLeaderResponse>, Status> {
         let asked = request.into_inner();
-        check_reason(&asked.reason)?;
+        let reason = reason_of(&asked.reason)?;
         let leader_id = match asked.node_id {
             0 => self.raft.hand_over_to_any().await,
             to => self.raft.membership().transfer(to).await.map(|()| to),
         };
-        let leader_id = leader_id.map_err(told)?;
-        tracing::info!(to = leader_id, reason = asked.reason, "handed the leadership over");
+        let leader_id = leader_id.map_err(ApiError::from)?;
+        tracing::info!(to = leader_id, reason, "handed the leadership over");
         Ok(Response::new(v1::TransferLeaderResponse { header: Some(self.header_now()), leader_id }))
     }
 
@@ -193,31 +191,7 @@ impl ClusterService for ClusterApi {
     }
 }
 
-fn check_reason(reason: &str) -> Result<(), ApiError> {
-    if reason.len() > REASON_BYTES_MAX {
-        let problem =
-            format_args!("takes {} bytes; at most {REASON_BYTES_MAX} are allowed", reason.len()).to_string();
-        return Err(ApiError::invalid("reason", problem));
-    }
-    Ok(())
-}
-
-/// A membership error as callers are told it.
-fn told(error: MembershipError) -> Status {
-    let told = match &error {
-        MembershipError::NotLeader { leader } => ApiError::NotLeader {
-            leader: leader.as_ref().map(|node| berth_proto::error::LeaderHint {
-                node_id: 0,
-                name: node.name.clone(),
-                address: node.client_addr.clone(),
-            }),
-        },
-        MembershipError::UnknownNode(id) => ApiError::NodeUnknown { node_id: *id },
-        MembershipError::Stopped => ApiError::NotServing { state: "it is stopping".to_owned() },
-        MembershipError::Unknown(_) => {
-            ApiError::OutcomeUnknown { request_id: None, cause: error.to_string(), timed_out: true }
-        }
-        _ => ApiError::MembershipRefused { problem: error.to_string() },
-    };
-    told.into()
+/// The reason of a change of the cluster.
+fn reason_of(reason: &str) -> Result<String, ApiError> {
+    Envelope::from_fields("", reason).map(|envelope| envelope.reason)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
-use berth_core::{DeviceId, HubNo, Mapping, ObjectKind, RouteKey};
+use berth_core::{DeviceId, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
 use berth_proto::convert::{
     Consistency, PackedIds, duration_message, evidence_of, state_message, status_message,
 };
@@ -15,7 +15,7 @@ use berth_proto::v1::lookup_stream_response::Result as StreamAnswer;
 use berth_proto::v1::{
     AcceptState, BatchHub, BatchLookupRequest, BatchLookupResponse, BatchNegative, LookupRequest,
     LookupResponse, LookupResult, LookupRouteRequest, LookupRouteResponse, LookupStreamRequest,
-    LookupStreamResponse, Negative,
+    LookupStreamResponse, Negative, NegativeKind,
 };
 use berth_store::machine::Snapshot;
 use futures_util::{Stream, StreamExt};
@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Api;
 use super::names::{self, Found, Named};
 use crate::directory::data_loss;
+use crate::metrics::LookupOutcome;
 
 /// Most IDs of one batch: its answer must stay within a few milliseconds and megabytes.
 const BATCH_IDS_MAX: usize = 10_000;
@@ -44,20 +45,7 @@ impl LookupService for Api {
         &self,
         request: Request<BatchLookupRequest>,
     ) -> Result<Response<BatchLookupResponse>, Status> {
-        let asked = request.into_inner();
-        let count = check_batch(&asked)?;
-        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
-        let fresh = self.directory.read(consistency).await?;
-        let mut batch = Batch::new(&fresh.snapshot, consistency == Consistency::Linearizable, count);
-        for (n, id) in asked.device_ids.iter().enumerate() {
-            batch.add(|| format!("device_ids[{n}]"), Ok(id.as_str()))?;
-            take_turns(n).await;
-        }
-        for (n, id) in PackedIds::new(&asked.packed_device_ids).enumerate() {
-            batch.add(|| format!("packed_device_ids[{n}]"), id.map_err(|error| error.to_string()))?;
-            take_turns(n).await;
-        }
-        Ok(Response::new(BatchLookupResponse { header: Some(self.header(&fresh)), ..batch.answer }))
+        Ok(Response::new(self.look_up_batch(&request.into_inner()).await?))
     }
 
     async fn lookup_stream(
@@ -79,6 +67,7 @@ impl LookupService for Api {
         let asked = request.into_inner();
         let key = RouteKey::parse(&asked.key).map_err(|error| ApiError::invalid("key", error))?;
         let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
+        self.directory.work().route_looked_up();
         let topology = fresh.snapshot.topology();
         let found = topology.route(&key).and_then(|route| Some((route, topology.stamp(route.stamp)?)));
         let (route, stamp) = found.ok_or_else(|| names::unknown(ObjectKind::Route, &key))?;
@@ -95,6 +84,14 @@ impl LookupService for Api {
 
 impl Api {
     async fn look_up(&self, asked: LookupRequest) -> Result<LookupResponse, ApiError> {
+        let answer = self.find_hub(asked).await;
+        if let Some(outcome) = outcome_of(&answer) {
+            self.directory.work().looked_up(outcome, 1);
+        }
+        answer
+    }
+
+    async fn find_hub(&self, asked: LookupRequest) -> Result<LookupResponse, ApiError> {
         let named = match &asked.device {
             Some(Device::DeviceId(id)) => Named::device(id)?,
             Some(Device::Registration(registration)) => Named::registration(registration)?,
@@ -124,12 +121,72 @@ impl Api {
         Ok(LookupResponse { header: Some(self.header(&fresh)), result: Some(result) })
     }
 
+    async fn look_up_batch(&self, asked: &BatchLookupRequest) -> Result<BatchLookupResponse, ApiError> {
+        let count = check_batch(asked)?;
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let fresh = self.directory.read(consistency).await?;
+        let mut batch = Batch::new(&fresh.snapshot, consistency == Consistency::Linearizable, count);
+        for (n, id) in asked.device_ids.iter().enumerate() {
+            batch.add(|| format!("device_ids[{n}]"), Ok(id.as_str()))?;
+            take_turns(n).await;
+        }
+        for (n, id) in PackedIds::new(&asked.packed_device_ids).enumerate() {
+            batch.add(|| format!("packed_device_ids[{n}]"), id.map_err(|error| error.to_string()))?;
+            take_turns(n).await;
+        }
+        self.count_batch(&batch.answer);
+        Ok(BatchLookupResponse { header: Some(self.header(&fresh)), ..batch.answer })
+    }
+
+    /// Counts the devices of a batch: each outcome that occurs is added once.
+    fn count_batch(&self, answer: &BatchLookupResponse) {
+        let kinds = answer.negatives.iter().filter_map(|n| n.negative.as_ref()).map(Negative::kind);
+        let unknown = kinds.filter(|kind| negative_outcome(*kind) == LookupOutcome::Unknown).count();
+        let negatives = answer.negatives.len();
+        for (outcome, devices) in [
+            (LookupOutcome::Hit, answer.epochs.len() - negatives),
+            (LookupOutcome::Unknown, unknown),
+            (LookupOutcome::Unavailable, negatives - unknown),
+        ] {
+            if devices > 0 {
+                self.directory.work().looked_up(outcome, devices as u64);
+            }
+        }
+    }
+
     async fn look_up_tagged(&self, message: LookupStreamRequest) -> LookupStreamResponse {
         let result = match self.look_up(message.lookup.unwrap_or_default()).await {
             Ok(answer) => StreamAnswer::Answer(answer),
             Err(error) => StreamAnswer::Error(error.into()),
         };
         LookupStreamResponse { tag: message.tag, result: Some(result) }
+    }
+}
+
+/// What a lookup came to; `None` where the node could not answer, which says nothing of the device.
+fn outcome_of(answer: &Result<LookupResponse, ApiError>) -> Option<LookupOutcome> {
+    match answer {
+        Ok(answer) => match answer.result.as_ref()? {
+            LookupAnswer::Found(_) => Some(LookupOutcome::Hit),
+            LookupAnswer::Negative(negative) => Some(negative_outcome(negative.kind())),
+        },
+        Err(ApiError::NoHub { kind, .. }) => Some(negative_outcome(*kind)),
+        // A scope that is not there knows no device.
+        Err(ApiError::RegistrationUnknown { .. } | ApiError::Rejected(Rejection::Unknown { .. })) => {
+            Some(LookupOutcome::Unknown)
+        }
+        Err(ApiError::RegistrationAmbiguous { .. } | ApiError::Invalid(_)) => Some(LookupOutcome::Refused),
+        Err(_) => None,
+    }
+}
+
+fn negative_outcome(kind: NegativeKind) -> LookupOutcome {
+    match kind {
+        NegativeKind::Unknown | NegativeKind::Unspecified => LookupOutcome::Unknown,
+        NegativeKind::Unassigned
+        | NegativeKind::Enrolling
+        | NegativeKind::Disabled
+        | NegativeKind::Failed => LookupOutcome::Unavailable,
     }
 }
 
@@ -153,7 +210,7 @@ fn result_of(snapshot: &Snapshot, named: &Named, device: &str, mapping: &Mapping
 }
 
 fn negative_message(
-    negative: Option<(berth_proto::v1::NegativeKind, std::time::Duration)>,
+    negative: Option<(NegativeKind, std::time::Duration)>,
     mapping: Option<&Mapping>,
     confirmed: bool,
 ) -> Negative {

@@ -39,7 +39,7 @@ impl Chores {
     pub(super) fn spawn(self, tasks: &mut JoinSet<()>) {
         tasks.spawn(close_on_install(self.machine.clone(), self.directory.clone()));
         tasks.spawn(open_gate(self.directory.clone(), self.health.clone()));
-        tasks.spawn(tell_writes(Arc::clone(&self.raft), self.health.clone()));
+        tasks.spawn(tell_writes(self.directory.clone(), self.health.clone()));
         tasks.spawn(take_checkpoints(self.raft, self.machine.clone(), self.pace));
         tasks.spawn(watch_disk(self.machine, self.directory.clone(), self.ballast_bytes, self.space));
         tasks.spawn(let_go(self.directory));
@@ -86,7 +86,6 @@ fn sample_store(metrics: &Metrics, machine: &Handle, log: &LogStore, directory: 
     gauges.hubs.set(whole(snapshot.topology().hubs().count() as u64));
     gauges.stamps.set(whole(snapshot.topology().stamps().count() as u64));
     gauges.live_bytes.set(whole(snapshot.live_bytes()));
-    gauges.page_bytes.set(whole(snapshot.live_bytes()));
     gauges.pages.set(whole(snapshot.page_count()));
     gauges.pinned_roots.set(whole(directory.pins().count() as u64));
     gauges.disk_bytes.set(whole(disk.disk_bytes));
@@ -128,21 +127,13 @@ async fn close_on_install(machine: Handle, directory: Directory) {
     }
 }
 
-/// Writes are served where a leader is known: any node can say where to go.
-async fn tell_writes(raft: Arc<RaftNode<Machine>>, health: Health) {
+/// Writes are served once the cluster is born, where a leader is known: any node can say where to go.
+async fn tell_writes(directory: Directory, health: Health) {
     let mut ticks = interval(LEADER_LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut known = None;
     loop {
         ticks.tick().await;
-        let leader = raft.leader().map(|(id, _)| id);
-        if leader != known {
-            health.set_write(match leader {
-                Some(_) => Serving::Yes,
-                None => Serving::No("no leader is known".to_owned()),
-            });
-            known = leader;
-        }
+        health.set_write(told(directory.check_writes()));
     }
 }
 

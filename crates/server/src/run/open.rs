@@ -6,7 +6,7 @@ use std::sync::Arc;
 use berth_store::disk::{DataDir, DiskError};
 use berth_store::log::{LogError, LogStore, PurgeGate};
 use berth_store::machine::{Machine, MachineOptions, OpenError};
-use berth_store::raft::BerthNode;
+use berth_store::raft::{BerthNode, LogId};
 use uuid::Uuid;
 
 use super::machine::MachineAdaptor;
@@ -135,7 +135,8 @@ pub(super) async fn open(
     let Some(damage) = damage else {
         return Ok(Opened { keeper, log, machine, rebuilt: false, fell_back });
     };
-    let machine = fetch(machine, Arc::clone(&keeper), injected, &damage, &config.data_dir).await?;
+    let purged = log.purged();
+    let machine = fetch(machine, purged, Arc::clone(&keeper), injected, &damage, &config.data_dir).await?;
     Ok(Opened { keeper, log, machine, rebuilt: true, fell_back })
 }
 
@@ -184,8 +185,11 @@ fn open_files(
 }
 
 /// Fetches a checkpoint from a peer before Raft starts, so that log and vote stay as others rely on them.
+///
+/// `purged` is where the log begins: a checkpoint that ends before it leaves a gap.
 async fn fetch(
     mut machine: Machine,
+    purged: Option<LogId>,
     keeper: SharedKeeper,
     injected: &Injected,
     damage: &str,
@@ -197,17 +201,10 @@ async fn fetch(
         damage: damage.to_owned(),
         why,
     };
-    if keeper.identity().peers.is_empty() {
-        return Err(lost("no other node has a copy".to_owned()));
-    }
     let links = crate::raft::network::Links::new(Arc::clone(&injected.dial), keeper, Arc::clone(&view), None);
-    let (meta, handle) =
-        crate::raft::bootstrap::fetch_checkpoint(&links, &*view).await.map_err(|status| {
-            lost(format!(
-                "no peer gave a checkpoint ({}); start this node again when one is up",
-                status.message()
-            ))
-        })?;
+    let (meta, handle) = crate::raft::bootstrap::fetch_checkpoint(&links, &*view, purged)
+        .await
+        .map_err(|error| lost(error.to_string()))?;
     let position = meta.last_log_id;
     let machine = tokio::task::spawn_blocking(move || machine.adopt(&meta, &handle).map(|()| machine))
         .await

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use berth_proto::convert::{Consistency, pack_ids};
@@ -6,6 +7,8 @@ use berth_proto::v1;
 use berth_proto::v1::lookup_request::Device;
 use berth_proto::v1::lookup_response::Result as Answer;
 use futures_util::{StreamExt, stream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::{Bench, HUB_1, HUB_2, HUB_3, assignment, refused};
@@ -201,4 +204,63 @@ async fn a_route_leads_to_its_stamp() {
     let (code, _) = refused(bench.lookups.lookup_route(ask("elsewhere")).await);
     assert_eq!(code, Code::NotFound);
     bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_done_is_counted() {
+    let mut bench = Bench::start().await;
+    let before = counters(&bench).await;
+    bench.assign("device-1", HUB_1).await;
+    let disabled =
+        v1::DeviceAssignment { status: v1::MappingStatus::Disabled as i32, ..assignment("device-2", HUB_2) };
+    bench.try_assign(disabled).await.unwrap();
+    bench.try_assign(assignment("device-3", "no-such-hub.azure-devices.net")).await.unwrap_err();
+
+    bench.lookups.lookup(by_id("device-1", Consistency::Linearizable)).await.unwrap();
+    bench.lookups.lookup(by_id("nobody", Consistency::Linearizable)).await.unwrap_err();
+    bench.lookups.lookup(by_id("device-2", Consistency::Local)).await.unwrap();
+    bench.lookups.lookup(by_id("not an ID", Consistency::Local)).await.unwrap_err();
+    let batch = v1::BatchLookupRequest {
+        device_ids: ["device-1", "device-2", "nobody", "device-1"].map(str::to_owned).to_vec(),
+        ..v1::BatchLookupRequest::default()
+    };
+    bench.lookups.batch_lookup(batch).await.unwrap();
+    let route = v1::LookupRouteRequest { key: "app.example".to_owned(), consistency: None };
+    bench.lookups.lookup_route(route).await.unwrap();
+
+    let after = counters(&bench).await;
+    let grown = |name: &str| {
+        let of = |counters: &BTreeMap<String, f64>| counters.get(name).copied().unwrap_or_default();
+        of(&after) - of(&before)
+    };
+    for (name, by) in [
+        ("berth_lookups_total{outcome=\"hit\"}", 3.0),
+        ("berth_lookups_total{outcome=\"unknown\"}", 2.0),
+        ("berth_lookups_total{outcome=\"unavailable\"}", 2.0),
+        ("berth_lookups_total{outcome=\"refused\"}", 1.0),
+        ("berth_route_lookups_total", 1.0),
+        ("berth_writes_accepted_total", 2.0),
+        ("berth_writes_devices_total", 2.0),
+        ("berth_writes_refused_total{reason=\"HUB_UNKNOWN\"}", 1.0),
+        ("berth_write_group_commands_sum", 3.0),
+    ] {
+        assert!((grown(name) - by).abs() < 0.5, "{name} grew by {}, not by {by}", grown(name));
+    }
+    assert!(grown("berth_read_index_rounds_total") >= 1.0);
+    assert!(grown("berth_read_index_sharers_sum") >= 1.0);
+    bench.stop().await;
+}
+
+/// Every sample of the node's metrics, by name and labels.
+async fn counters(bench: &Bench) -> BTreeMap<String, f64> {
+    let mut stream = TcpStream::connect(bench.node.addresses().http).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: berth\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    samples
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect()
 }

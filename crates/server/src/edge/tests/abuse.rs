@@ -1,5 +1,8 @@
 //! Callers that do as they please: a raw HTTP/2 client, and sockets that speak something else.
 
+use std::sync::Arc;
+
+use berth_proto::v1::lookup_service_server::LookupServiceServer;
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::SendRequest;
 use h2::{Reason, RecvStream};
@@ -7,11 +10,12 @@ use http::{HeaderMap, Request};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
-use super::node::{LIMITS, Node, PATIENCE, device};
+use super::node::{Desk, LIMITS, Node, PATIENCE, device};
 use crate::config::Limits;
-use crate::edge::Methods;
+use crate::edge::{Methods, serve_peers};
 use crate::metrics::resident_bytes;
 
 const LOOKUP: &str = "/berth.v1.LookupService/Lookup";
@@ -149,6 +153,36 @@ async fn a_connection_may_have_256_calls_in_flight() {
     // The settings arrive with the first answer at the latest.
     assert_eq!(call(&send, &[], "d").await.code(), Code::Ok);
     assert_eq!(send.current_max_send_streams(), 256);
+}
+
+#[tokio::test]
+async fn peers_are_served_with_their_own_bounds_and_none_of_the_clients_layers() {
+    let listener = crate::edge::listen(([127, 0, 0, 1], 0).into()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let release = Arc::new(Semaphore::new(0));
+    let desk = LookupServiceServer::new(Desk(Arc::clone(&release)));
+    let served = tokio::spawn(serve_peers(listener, desk));
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    assert_eq!(call(&send, &[], "d").await.code(), Code::Ok);
+    assert_eq!(send.current_max_send_streams(), 64);
+
+    // A client's call would have been ended by its deadline.
+    let waiting = tokio::spawn(async move { call(&send, &[("grpc-timeout", "1m")], "wait").await.code() });
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    release.add_permits(1);
+    assert_eq!(waiting.await.unwrap(), Code::Ok);
+
+    let mut web = TcpStream::connect(addr).await.unwrap();
+    web.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut told = [0; 12];
+    web.read_exact(&mut told).await.unwrap();
+    assert_eq!(&told, b"HTTP/1.1 426");
+
+    served.abort();
+    let closed = tokio::time::timeout(PATIENCE, connection).await;
+    assert!(closed.is_ok(), "a connection outlived its listener");
 }
 
 #[tokio::test]

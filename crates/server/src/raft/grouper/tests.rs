@@ -1,5 +1,7 @@
 //! The grouper against a replicator that answers when it is told to.
 
+use std::time::UNIX_EPOCH;
+
 use berth_core::Rejection;
 use berth_store::payload::Frame;
 use berth_store::raft::log_id;
@@ -7,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::metrics::Metrics;
 
 /// Stamps and commands of entries.
 type Entries = Arc<Mutex<Vec<(u64, Vec<Vec<u8>>)>>>;
@@ -49,7 +52,8 @@ fn refused(command: &[u8]) -> CommandResult {
 
 fn start(permits: usize) -> (Grouper, Replicator) {
     let replicator = Replicator { entries: Arc::default(), permits: Arc::new(Semaphore::new(permits)) };
-    let grouper = Grouper::start(replicator.clone(), Arc::new(Stopped(5)), Arc::new(|| 9));
+    let work = Arc::clone(&Metrics::new(UNIX_EPOCH).work);
+    let grouper = Grouper::start(replicator.clone(), Arc::new(Stopped(5)), Arc::new(|| 9), work);
     (grouper, replicator)
 }
 

@@ -3,10 +3,10 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use berth_store::log::{LogStore, PurgeGate};
-use berth_store::raft::BerthNode;
+use berth_store::raft::{BerthNode, LogId, SnapshotMeta};
 use bytes::Bytes;
 use openraft::storage::RaftStateMachine;
 use tempfile::TempDir;
@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::links::Cuts;
 use super::machine::{Disk, MemoryMachine};
-use crate::raft::bootstrap::fetch_checkpoint;
+use crate::metrics::Metrics;
+use crate::raft::bootstrap::{FetchError, fetch_checkpoint};
 use crate::raft::identity::Keeper;
 use crate::raft::machine::{MachineView, SystemClock};
 use crate::raft::network::Links;
@@ -69,15 +70,17 @@ impl Home {
         self.incarnation = Uuid::now_v7();
     }
 
-    /// Fetches a checkpoint from a peer, as a node without pages does before Raft starts.
-    pub async fn fetch_pages(&self, cuts: &Cuts) {
+    /// Fetches a checkpoint from a peer, as a node without pages whose log begins after `purged` does before Raft
+    /// starts.
+    pub async fn fetch_pages(&self, cuts: &Cuts, purged: Option<LogId>) -> Result<SnapshotMeta, FetchError> {
         let keeper = Arc::new(Keeper::open(self.dir.path(), &self.name, self.incarnation).unwrap());
         let log = LogStore::open(&self.log_dir(), PurgeGate::closed()).unwrap();
         let mut machine = MemoryMachine::open(self.disk.clone(), log);
         let view: Arc<dyn MachineView> = Arc::new(machine.clone());
         let links = Links::new(cuts.dial(&self.name), keeper, Arc::clone(&view), None);
-        let (meta, handle) = fetch_checkpoint(&links, view.as_ref()).await.unwrap();
+        let (meta, handle) = fetch_checkpoint(&links, view.as_ref(), purged).await?;
         machine.install_snapshot(&meta, handle).await.unwrap();
+        Ok(meta)
     }
 
     pub async fn start(&self, start: Start, cuts: &Cuts) -> Result<Node, RaftStartError> {
@@ -97,6 +100,7 @@ impl Home {
             clock: Arc::new(SystemClock),
             seed: ClusterSeed { cluster_id: Uuid::now_v7(), hash_key: [7; 16] },
             snapshot_bytes_per_second: None,
+            work: Arc::clone(&Metrics::new(UNIX_EPOCH).work),
         };
         let raft =
             RaftNode::start(options, keeper, log.clone(), machine.clone(), Arc::new(machine.clone())).await?;
