@@ -95,6 +95,14 @@ impl Common {
     }
 }
 
+/// What every read takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReadArgs {
+    /// How fresh the answer has to be: linearizable, local, bounded:DURATION or at-least:TOKEN
+    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
+    pub(crate) consistency: v1::Consistency,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -64,7 +64,7 @@ macro_rules! calls {
                 let request = v1::$list_request {
                     page_size: PAGE_SIZE,
                     page_token,
-                    consistency: Some(list.list.consistency.clone()),
+                    consistency: Some(list.read.consistency.clone()),
                     $($limit: list.$limit.clone().unwrap_or_default(),)?
                 };
                 let page = client.$list(request).await?;

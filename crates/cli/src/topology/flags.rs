@@ -3,6 +3,7 @@
 use berth_client::v1;
 use clap::Args;
 
+use crate::args::ReadArgs;
 use crate::device::WriteArgs;
 use crate::parse::{self, Limit};
 
@@ -20,24 +21,17 @@ pub(super) fn given<const N: usize>(fields: [(&'static str, bool); N]) -> Vec<&'
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ListArgs {
-    /// How fresh the answer has to be: linearizable, local, bounded:DURATION or at-least:TOKEN
-    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
-    pub(super) consistency: v1::Consistency,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct ListOfStamp {
     /// Only those of this stamp
     #[arg(long)]
     pub(super) stamp: Option<String>,
     #[command(flatten)]
-    pub(super) list: ListArgs,
+    pub(super) read: ReadArgs,
 }
 
-impl From<ListArgs> for ListOfStamp {
-    fn from(list: ListArgs) -> Self {
-        Self { stamp: None, list }
+impl From<ReadArgs> for ListOfStamp {
+    fn from(read: ReadArgs) -> Self {
+        Self { stamp: None, read }
     }
 }
 
@@ -46,7 +40,7 @@ pub(crate) struct GetArgs {
     /// Its name, or the key of a route
     pub(super) name: String,
     #[command(flatten)]
-    pub(super) list: ListArgs,
+    pub(super) read: ReadArgs,
 }
 
 #[derive(Debug, Args)]

@@ -90,7 +90,7 @@ pub(crate) async fn run<K: Kind>(
             screen.list(K::COLUMNS, &rows)?;
         }
         ObjectCommand::Get(get) => {
-            let object = K::get(&client, get.name, get.list.consistency).await?;
+            let object = K::get(&client, get.name, get.read.consistency).await?;
             screen.one(&object.as_ref().map(K::shown).unwrap_or_default())?;
         }
         ObjectCommand::Create(new) => {

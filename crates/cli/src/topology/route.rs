@@ -56,7 +56,7 @@ impl Kind for v1::Route {
 
     async fn more(client: &Client, more: RouteCommand, screen: &mut Screen) -> Result<(), Failure> {
         let RouteCommand::Lookup(get) = more;
-        let answer = client.lookup_route(&get.name, Some(get.list.consistency)).await?;
+        let answer = client.lookup_route(&get.name, Some(get.read.consistency)).await?;
         screen.one(&json!({
             "key": answer.key,
             "stamp": answer.stamp,

@@ -7,7 +7,8 @@ use clap::Args;
 use serde_json::Value;
 
 use super::Kind;
-use super::flags::{Described, ListArgs, given};
+use super::flags::{Described, given};
+use crate::args::ReadArgs;
 use crate::device::WriteArgs;
 use crate::failure::Failure;
 use crate::screen::{Column, Screen};
@@ -75,7 +76,7 @@ impl Kind for v1::Scope {
         Column("READ THROUGH", "/read_through"),
     ];
 
-    type List = ListArgs;
+    type List = ReadArgs;
     type New = ScopeFields;
     type Fields = ScopeFields;
     type More = Infallible;

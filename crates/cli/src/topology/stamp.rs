@@ -5,8 +5,9 @@ use clap::Args;
 use serde_json::Value;
 
 use super::Kind;
-use super::flags::{CapacityFields, Described, ListArgs, given};
+use super::flags::{CapacityFields, Described, given};
 use super::state::{self, StateCommand};
+use crate::args::ReadArgs;
 use crate::device::WriteArgs;
 use crate::failure::Failure;
 use crate::screen::{Column, Screen};
@@ -83,7 +84,7 @@ impl Kind for v1::Stamp {
         Column("APP ENDPOINT", "/app_endpoint"),
     ];
 
-    type List = ListArgs;
+    type List = ReadArgs;
     type New = StampFields;
     type Fields = StampFields;
     type More = StateCommand;
