@@ -105,20 +105,7 @@ pub fn assign() -> impl Strategy<Value = Assign> {
         option::weighted(0.2, status()),
         option::weighted(0.3, labels()),
     );
-    let how = (precondition(), origin(), evidence());
-    (who, what, how).prop_map(
-        |((device, scope, registration), (hub, status, labels), (precondition, origin, evidence))| Assign {
-            device,
-            hub,
-            status,
-            labels,
-            scope,
-            registration,
-            precondition,
-            origin,
-            evidence,
-        },
-    )
+    assign_of(who, what, precondition())
 }
 
 /// One removal over the small world.
@@ -170,7 +157,16 @@ pub fn hostile_command() -> impl Strategy<Value = Command> {
 fn hostile_assign() -> impl Strategy<Value = Assign> {
     let who = (hostile_device(), option::of(hostile_scope()), option::of(hostile_registration()));
     let what = (option::of(hostile_hub()), option::of(status()), option::of(hostile_labels()));
-    let how = (hostile_precondition(), origin(), evidence());
+    assign_of(who, what, hostile_precondition())
+}
+
+/// Assignments of these parts, with any origin and evidence.
+fn assign_of(
+    who: impl Strategy<Value = (DeviceId, Option<ScopeName>, Option<RegistrationId>)>,
+    what: impl Strategy<Value = (Option<HubName>, Option<Status>, Option<Labels>)>,
+    precondition: impl Strategy<Value = Precondition>,
+) -> impl Strategy<Value = Assign> {
+    let how = (precondition, origin(), evidence());
     (who, what, how).prop_map(
         |((device, scope, registration), (hub, status, labels), (precondition, origin, evidence))| Assign {
             device,
@@ -187,22 +183,16 @@ fn hostile_assign() -> impl Strategy<Value = Assign> {
 }
 
 fn hostile_edit() -> impl Strategy<Value = TopologyEdit> {
-    let patch = prop_oneof![
-        (hostile_stamp(), stamp_fields(hostile_limit(), "\\PC{0,12}", any::<[u64; 2]>(), hostile_labels()))
-            .prop_map(|(name, fields)| ObjectPatch::Stamp(StampPatch { name, ..fields })),
-        (hostile_hub(), hub_fields(hostile_stamp(), hostile_limit(), any::<u32>()))
-            .prop_map(|(name, fields)| ObjectPatch::Hub(HubPatch { name, ..fields })),
-        (hostile_scope(), scope_fields(hostile_hub(), "\\PC{0,12}", any::<u8>()))
-            .prop_map(|(name, fields)| ObjectPatch::Scope(ScopePatch { name, ..fields })),
-        (hostile_route(), option::of(hostile_stamp()))
-            .prop_map(|(key, stamp)| ObjectPatch::Route(RoutePatch { key, stamp })),
-    ];
-    let object = prop_oneof![
-        hostile_stamp().prop_map(ObjectRef::Stamp),
-        hostile_hub().prop_map(ObjectRef::Hub),
-        hostile_scope().prop_map(ObjectRef::Scope),
-        hostile_route().prop_map(ObjectRef::Route),
-    ];
+    let stamp = stamp_fields(hostile_limit(), "\\PC{0,12}", any::<[u64; 2]>(), hostile_labels());
+    let hub = hub_fields(hostile_stamp(), hostile_limit(), any::<u32>());
+    let scope = scope_fields(hostile_hub(), "\\PC{0,12}", any::<u8>());
+    let patch = patch_of(
+        (hostile_stamp(), stamp),
+        (hostile_hub(), hub),
+        (hostile_scope(), scope),
+        (hostile_route(), option::of(hostile_stamp())),
+    );
+    let object = object_of(hostile_stamp(), hostile_hub(), hostile_scope(), hostile_route());
     let expect = || prop_oneof![expect(), any::<u64>().prop_map(|r| Expect::At(Revision(r)))];
     (vec((expect(), patch), 0..20), vec((expect(), object), 0..10), any::<bool>())
         .prop_map(|(patches, deletes, prune)| TopologyEdit { patches, deletes, prune })
@@ -289,23 +279,27 @@ fn versioned(mut bytes: [u8; 16]) -> [u8; 16] {
 }
 
 fn patch() -> impl Strategy<Value = ObjectPatch> {
+    let costs = any::<[u8; 2]>().prop_map(|c| c.map(u64::from));
+    patch_of(
+        (named(&STAMPS), stamp_fields(0u64..12, "(https://app/)?", costs, labels())),
+        (named(&HUBS), hub_fields(named(&STAMPS), 0u64..8, 0u32..210)),
+        (named(&SCOPES), scope_fields(named(&HUBS), "(dps.example.net)?", 0u8..110)),
+        (named(&ROUTES), option::weighted(0.8, named(&STAMPS))),
+    )
+}
+
+/// Patches of objects of these names, with these fields.
+fn patch_of(
+    stamp: impl Strategy<Value = (StampName, StampPatch)>,
+    hub: impl Strategy<Value = (HubName, HubPatch)>,
+    scope: impl Strategy<Value = (ScopeName, ScopePatch)>,
+    route: impl Strategy<Value = (RouteKey, Option<StampName>)>,
+) -> impl Strategy<Value = ObjectPatch> {
     prop_oneof![
-        (
-            named(&STAMPS),
-            stamp_fields(
-                0u64..12,
-                "(https://app/)?",
-                any::<[u8; 2]>().prop_map(|c| c.map(u64::from)),
-                labels()
-            )
-        )
-            .prop_map(|(name, fields)| ObjectPatch::Stamp(StampPatch { name, ..fields })),
-        (named(&HUBS), hub_fields(named(&STAMPS), 0u64..8, 0u32..210))
-            .prop_map(|(name, fields)| ObjectPatch::Hub(HubPatch { name, ..fields })),
-        (named(&SCOPES), scope_fields(named(&HUBS), "(dps.example.net)?", 0u8..110))
-            .prop_map(|(name, fields)| ObjectPatch::Scope(ScopePatch { name, ..fields })),
-        (named(&ROUTES), option::weighted(0.8, named(&STAMPS)))
-            .prop_map(|(key, stamp)| ObjectPatch::Route(RoutePatch { key, stamp })),
+        stamp.prop_map(|(name, fields)| ObjectPatch::Stamp(StampPatch { name, ..fields })),
+        hub.prop_map(|(name, fields)| ObjectPatch::Hub(HubPatch { name, ..fields })),
+        scope.prop_map(|(name, fields)| ObjectPatch::Scope(ScopePatch { name, ..fields })),
+        route.prop_map(|(key, stamp)| ObjectPatch::Route(RoutePatch { key, stamp })),
     ]
 }
 
@@ -379,11 +373,20 @@ fn scope_fields(
 }
 
 fn object() -> impl Strategy<Value = ObjectRef> {
+    object_of(named(&STAMPS), named(&HUBS), named(&SCOPES), named(&ROUTES))
+}
+
+fn object_of(
+    stamp: impl Strategy<Value = StampName>,
+    hub: impl Strategy<Value = HubName>,
+    scope: impl Strategy<Value = ScopeName>,
+    route: impl Strategy<Value = RouteKey>,
+) -> impl Strategy<Value = ObjectRef> {
     prop_oneof![
-        named(&STAMPS).prop_map(ObjectRef::Stamp),
-        named(&HUBS).prop_map(ObjectRef::Hub),
-        named(&SCOPES).prop_map(ObjectRef::Scope),
-        named(&ROUTES).prop_map(ObjectRef::Route),
+        stamp.prop_map(ObjectRef::Stamp),
+        hub.prop_map(ObjectRef::Hub),
+        scope.prop_map(ObjectRef::Scope),
+        route.prop_map(ObjectRef::Route),
     ]
 }
 

@@ -4,10 +4,28 @@
 //! no longer understand each other or their own files: add a format or a field instead.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod disk;
-mod messages;
+/// A test for each message: its bytes are these, and they are read as it.
+macro_rules! goldens {
+    ($($name:ident: $message:expr => $hex:literal;)+) => {
+        $(
+            #[test]
+            fn $name() {
+                let message = $message;
+                check(&[Golden::new(stringify!($name), message.encode_to_vec(), $hex)]);
+                comes_back(message, $hex);
+            }
+        )+
+    };
+}
 
-use std::fmt::Write;
+mod disk;
+mod errors;
+mod messages;
+mod peers;
+
+use std::fmt::{Debug, Write};
+
+use prost::Message;
 
 /// A value's bytes, and what they have to be.
 struct Golden {
@@ -32,6 +50,18 @@ fn check(cases: &[Golden]) {
         }
     }
     assert!(differences.is_empty(), "bytes have changed:\n{differences}");
+}
+
+/// Reads the bytes back: they are of this message, and nothing of them is lost.
+fn comes_back<M: Message + Default + PartialEq + Debug>(message: M, hex: &str) {
+    let bytes = from_hex(hex);
+    let read = M::decode(bytes.as_slice()).unwrap();
+    assert_eq!(read.encode_to_vec(), bytes);
+    assert_eq!(read, message);
+}
+
+fn text(text: &str) -> String {
+    text.to_owned()
 }
 
 fn to_hex(bytes: &[u8]) -> String {

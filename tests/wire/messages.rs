@@ -6,7 +6,7 @@ use berth_proto::{ReadToken, SnapshotToken};
 use prost::Message;
 use uuid::Uuid;
 
-use crate::{Golden, check, from_hex};
+use crate::{Golden, check, comes_back, from_hex, text};
 
 fn header() -> v1::ResponseHeader {
     v1::ResponseHeader {
@@ -18,30 +18,8 @@ fn header() -> v1::ResponseHeader {
     }
 }
 
-fn text(text: &str) -> String {
-    text.to_owned()
-}
-
 fn labels() -> std::collections::BTreeMap<String, String> {
     [(text("ring"), text("2"))].into()
-}
-
-/// Reads the bytes back: they are of this message, and nothing of it is lost.
-fn comes_back<M: Message + Default + PartialEq + std::fmt::Debug>(message: M, hex: &str) {
-    assert_eq!(M::decode(from_hex(hex).as_slice()).unwrap(), message);
-}
-
-macro_rules! goldens {
-    ($($name:ident: $message:expr => $hex:literal;)+) => {
-        $(
-            #[test]
-            fn $name() {
-                let message = $message;
-                check(&[Golden::new(stringify!($name), message.encode_to_vec(), $hex)]);
-                comes_back(message, $hex);
-            }
-        )+
-    };
 }
 
 goldens! {

@@ -1,5 +1,7 @@
 //! `berth apply`: the topology as a file describes it, in one revision.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use berth_client::v1;
@@ -73,19 +75,22 @@ pub(crate) async fn run(common: &Common, args: ApplyArgs, screen: &mut Screen) -
 
 fn read(path: &Path) -> Result<String, Failure> {
     if path == Path::new("-") {
-        return std::io::read_to_string(std::io::stdin())
+        return bounded(io::stdin().lock())
             .map_err(|e| Failure::refused(format!("cannot read the topology from stdin: {e}")));
     }
-    let read = || {
-        let bytes = std::fs::metadata(path)?.len();
-        if bytes > FILE_BYTES_MAX {
-            return Err(std::io::Error::other(format!(
-                "it has {bytes} bytes; at most {FILE_BYTES_MAX} are read"
-            )));
-        }
-        std::fs::read_to_string(path)
-    };
-    read().map_err(|e| Failure::file("read", path, &e))
+    File::open(path).and_then(bounded).map_err(|e| Failure::file("read", path, &e))
+}
+
+/// Reads a text to its end. Its length is not asked for beforehand, since a pipe does not know its own.
+fn bounded(from: impl Read) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    from.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other(format!(
+            "it has more than {FILE_BYTES_MAX} bytes, the most that is read"
+        )));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
 }
 
 fn tell(change: &v1::TopologyChange, screen: &mut Screen) -> Result<(), Failure> {
@@ -120,4 +125,20 @@ fn change(change: &v1::TopologyChange) -> Value {
         "name": change.name,
         "fields": change.fields.iter().map(field).collect::<Value>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_as_far_as_they_are_text_of_a_bounded_size() {
+        assert_eq!(bounded(&b"[[stamps]]"[..]).unwrap(), "[[stamps]]");
+        assert!(bounded(&b"\xff"[..]).unwrap_err().to_string().contains("not UTF-8"));
+        let most = bounded(io::repeat(b' ').take(FILE_BYTES_MAX)).unwrap();
+        assert_eq!(most.len() as u64, FILE_BYTES_MAX);
+        // The character that the bound would cut is no reason to blame the text.
+        let more = bounded(io::repeat(b' ').take(FILE_BYTES_MAX).chain("é".as_bytes())).unwrap_err();
+        assert!(more.to_string().contains("more than"), "{more}");
+    }
 }

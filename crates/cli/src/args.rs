@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use berth_client::v1;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::screen::Format;
-use crate::{
-    apply, bench, cluster, demo, device, export, import, lookup, parse, place, server, shell, topology,
-};
+use crate::topology::ObjectArgs;
+use crate::{apply, bench, cluster, demo, device, export, import, lookup, parse, place, server, shell};
 
 /// Most results go to stdout; what is going on goes to stderr.
 #[derive(Debug, Parser)]
@@ -95,6 +95,14 @@ impl Common {
     }
 }
 
+/// What every read takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReadArgs {
+    /// How fresh the answer has to be: linearizable, local, bounded:DURATION or at-least:TOKEN
+    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
+    pub(crate) consistency: v1::Consistency,
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -113,13 +121,13 @@ pub(crate) enum Command {
     /// Make the topology as a file describes it, in one revision
     Apply(apply::ApplyArgs),
     /// List and change stamps
-    Stamp(topology::StampArgs),
+    Stamp(ObjectArgs<v1::Stamp>),
     /// List and change hubs
-    Hub(topology::HubArgs),
+    Hub(ObjectArgs<v1::Hub>),
     /// List and change provisioning scopes
-    Scope(topology::ScopeArgs),
+    Scope(ObjectArgs<v1::Scope>),
     /// List and change routes from an app key to a stamp
-    Route(topology::RouteArgs),
+    Route(ObjectArgs<v1::Route>),
     /// Say how full stamps and hubs are, and what they cost
     Capacity(place::CapacityArgs),
     /// Say where new devices would be put

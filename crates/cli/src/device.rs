@@ -4,7 +4,7 @@ use berth_client::v1;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::args::Common;
+use crate::args::{Common, ReadArgs};
 use crate::failure::{EXIT_DONE, Failure};
 use crate::parse;
 use crate::present;
@@ -88,9 +88,8 @@ struct GetArgs {
     /// Provisioning scope to find a registration ID in
     #[arg(long, requires = "registration_id")]
     scope: Option<String>,
-    /// How fresh the answer has to be: linearizable, local, bounded:DURATION or at-least:TOKEN
-    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
-    consistency: v1::Consistency,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 #[derive(Debug, Args)]
@@ -100,9 +99,8 @@ struct ListArgs {
     /// Most devices to list; 0 lists all
     #[arg(long, default_value_t = 0)]
     limit: u64,
-    /// How fresh the answer has to be: linearizable, local, bounded:DURATION or at-least:TOKEN
-    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
-    consistency: v1::Consistency,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 /// Which devices.
@@ -226,7 +224,7 @@ async fn get(common: &Common, args: GetArgs, screen: &mut Screen) -> Result<u8, 
     } else {
         v1::get_request::Device::DeviceId(args.id)
     };
-    let request = v1::GetRequest { device: Some(device), consistency: Some(args.consistency) };
+    let request = v1::GetRequest { device: Some(device), consistency: Some(args.read.consistency) };
     let answer = common.client()?.get(request).await?;
     let mapping = answer.mapping.ok_or_else(|| Failure::refused("the answer has no mapping"))?;
     let mut row = present::mapping(&mapping);
@@ -242,7 +240,7 @@ async fn list(common: &Common, args: ListArgs, screen: &mut Screen) -> Result<u8
     let mut pages = common.client()?.list(v1::ListRequest {
         page_size: u32::try_from(limit).unwrap_or(PAGE_SIZE).min(PAGE_SIZE),
         filter: Some(args.filter.into_filter()),
-        consistency: Some(args.consistency),
+        consistency: Some(args.read.consistency),
         ..Default::default()
     });
     let mut rows: Vec<Value> = Vec::new();

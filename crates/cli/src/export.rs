@@ -8,11 +8,10 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::args::Common;
+use crate::args::{Common, ReadArgs};
 use crate::device::FilterArgs;
 use crate::failure::{EXIT_DONE, Failure};
 use crate::import::labels_text;
-use crate::parse;
 use crate::present;
 use crate::progress::Progress;
 use crate::screen::{Format, Screen};
@@ -35,9 +34,8 @@ pub(crate) struct ExportArgs {
     format: ExportFormat,
     #[command(flatten)]
     filter: FilterArgs,
-    /// How fresh the answer has to be: linearizable, local, bounded:DURATION or at-least:TOKEN
-    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
-    consistency: v1::Consistency,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 /// Format of an export.
@@ -52,7 +50,7 @@ enum ExportFormat {
 pub(crate) async fn run(common: &Common, args: ExportArgs, screen: &mut Screen) -> Result<u8, Failure> {
     let client = common.client()?;
     let request = v1::ExportRequest {
-        consistency: Some(args.consistency),
+        consistency: Some(args.read.consistency),
         partitions: PARTITIONS,
         filter: Some(args.filter.into_filter()),
         ..Default::default()

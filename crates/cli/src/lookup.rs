@@ -7,9 +7,8 @@ use clap::Args;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::args::Common;
+use crate::args::{Common, ReadArgs};
 use crate::failure::{EXIT_DONE, EXIT_NOT_FOUND, EXIT_REFUSED, Failure};
-use crate::parse;
 use crate::present;
 use crate::screen::{Column, Format, Screen};
 
@@ -35,9 +34,8 @@ pub(crate) struct LookupArgs {
     /// Provisioning scope to find registration IDs in
     #[arg(long, requires = "registration_id")]
     scope: Option<String>,
-    /// How fresh the answer has to be: linearizable, local, bounded:DURATION or at-least:TOKEN
-    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
-    consistency: v1::Consistency,
+    #[command(flatten)]
+    read: ReadArgs,
     /// Read further IDs from stdin, one a line
     #[arg(long)]
     stdin: bool,
@@ -98,7 +96,7 @@ pub(crate) async fn run(common: &Common, args: LookupArgs, screen: &mut Screen) 
 }
 
 async fn one(client: &Client, args: &LookupArgs, id: &str) -> Result<Value, Failure> {
-    let consistency = Some(args.consistency.clone());
+    let consistency = Some(args.read.consistency.clone());
     let answer = if args.registration_id {
         client.lookup_registration(id, args.scope.as_deref().unwrap_or_default(), consistency).await?
     } else {
@@ -129,7 +127,7 @@ async fn registrations(client: &Client, args: &LookupArgs, ids: &[String]) -> Re
 async fn batch(client: &Client, args: &LookupArgs, ids: Vec<String>) -> Result<Vec<Value>, Failure> {
     let asked = ids.clone();
     let request = v1::BatchLookupRequest {
-        consistency: Some(args.consistency.clone()),
+        consistency: Some(args.read.consistency.clone()),
         device_ids: ids,
         ..Default::default()
     };

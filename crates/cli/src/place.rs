@@ -4,7 +4,7 @@ use berth_client::v1;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::args::Common;
+use crate::args::{Common, ReadArgs};
 use crate::failure::{EXIT_DONE, Failure};
 use crate::parse;
 use crate::present;
@@ -16,9 +16,8 @@ pub(crate) struct CapacityArgs {
     /// Only this stamp and its hubs
     #[arg(long)]
     stamp: Option<String>,
-    /// How fresh the answer has to be: linearizable, local, bounded:DURATION or at-least:TOKEN
-    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
-    consistency: v1::Consistency,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 /// Flags of `berth suggest`.
@@ -34,9 +33,8 @@ pub(crate) struct SuggestArgs {
     /// Only hubs linked to this scope
     #[arg(long)]
     scope: Option<String>,
-    /// How fresh the answer has to be: linearizable, local, bounded:DURATION or at-least:TOKEN
-    #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
-    consistency: v1::Consistency,
+    #[command(flatten)]
+    read: ReadArgs,
 }
 
 pub(crate) async fn capacity(
@@ -44,8 +42,10 @@ pub(crate) async fn capacity(
     args: CapacityArgs,
     screen: &mut Screen,
 ) -> Result<u8, Failure> {
-    let request =
-        v1::GetCapacityRequest { stamp: args.stamp.unwrap_or_default(), consistency: Some(args.consistency) };
+    let request = v1::GetCapacityRequest {
+        stamp: args.stamp.unwrap_or_default(),
+        consistency: Some(args.read.consistency),
+    };
     let answer = common.client()?.get_capacity(request).await?;
     let stamps: Vec<Value> = answer.stamps.iter().map(usage).collect();
     let hubs: Vec<Value> = answer.hubs.iter().map(usage).collect();
@@ -114,7 +114,7 @@ pub(crate) async fn suggest(common: &Common, args: SuggestArgs, screen: &mut Scr
         devices: args.devices,
         labels: args.labels.into_iter().collect(),
         scope: args.scope.unwrap_or_default(),
-        consistency: Some(args.consistency),
+        consistency: Some(args.read.consistency),
     };
     let answer = common.client()?.suggest_placement(request).await?;
     let placement = |p: &v1::Placement| json!({ "hub": p.hub, "stamp": p.stamp, "headroom": p.headroom, "over_soft": p.over_soft });

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use berth_server::config::{Config, Settings};
 use berth_server::health::Serving;
@@ -12,6 +13,8 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 const CANARY: &str = "Q0FOQVJZLWtleS10aGF0LW11c3QtbmV2ZXItYXBwZWFy";
+/// A node alone serves within a second or two; a test that waits longer says so instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster of one, and a folder for files.
 struct Stage {
@@ -63,10 +66,10 @@ impl Stage {
         let config = Config::from_settings([settings]).unwrap();
         let node = runtime.block_on(async {
             let node = Node::start(config, Injected::default()).await.unwrap();
-            let mut read = node.health().watch_read();
-            read.wait_for(|serving| *serving == Serving::Yes).await.unwrap();
-            let mut write = node.health().watch_write();
-            write.wait_for(|serving| *serving == Serving::Yes).await.unwrap();
+            for mut health in [node.health().watch_read(), node.health().watch_write()] {
+                let serves = health.wait_for(|serving| *serving == Serving::Yes);
+                tokio::time::timeout(PATIENCE, serves).await.expect("the node serves in time").unwrap();
+            }
             node
         });
         let endpoint = node.addresses().client.to_string();
@@ -94,6 +97,16 @@ impl Stage {
             .unwrap_or_else(|e| panic!("{words:?} printed no JSON ({e}): {}", ran.out))
     }
 
+    /// Runs `berth`, which has to refuse with this exit code and one sentence that tells all of `facts`.
+    fn refused(&self, code: u8, words: &[&str], facts: &[&str]) {
+        let ran = self.berth(words);
+        assert_eq!(ran.code, code, "{words:?}: {}{}", ran.out, ran.err);
+        assert!(ran.err.starts_with("berth: ") && ran.err.lines().count() == 1, "{words:?}: {}", ran.err);
+        for fact in facts {
+            assert!(ran.err.contains(fact), "{words:?} does not tell `{fact}`: {}", ran.err);
+        }
+    }
+
     fn with_topology() -> Self {
         let stage = Self::new();
         let file = stage.file(
@@ -110,7 +123,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Some(node) = self.node.take() {
-            self.runtime.block_on(node.shutdown());
+            let _ = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, node.shutdown()).await });
         }
     }
 }
@@ -138,14 +151,13 @@ fn a_topology_is_applied_once_and_then_as_described() {
     let applied = stage.json(&["apply", "-f", &file]);
     assert_eq!(applied["changes"].as_array().unwrap().len(), 2);
     let again = stage.berth(&["apply", "-f", &file]);
+    assert_eq!(again.code, 0, "{}", again.err);
     assert!(again.out.contains("Nothing to change"), "{}", again.out);
+    assert_eq!(stage.json(&["stamp", "get", "a"])["capacity"]["soft"], 5);
     assert_eq!(stage.json(&["hub", "get", "h.x"])["stamp"], "a");
 
     let wrong = stage.file("w.toml", "[[stamps]]\nname = \"a\"\nlables = {}\n");
-    let refused = stage.berth(&["apply", "-f", &wrong]);
-    assert_eq!(refused.code, 1);
-    assert!(refused.err.starts_with("berth: ") && refused.err.contains("line 3"), "{}", refused.err);
-    assert_eq!(refused.err.lines().count(), 1, "one sentence: {}", refused.err);
+    stage.refused(1, &["apply", "-f", &wrong], &["line 3"]);
 }
 
 #[test]
@@ -165,32 +177,40 @@ fn devices_are_assigned_looked_up_moved_listed_and_removed() {
     let epoch = made["epoch"].as_u64().unwrap();
     let found = stage.json(&["lookup", "pump-1"]);
     assert_eq!((found["hub"].as_str(), found["epoch"].as_u64()), (Some("h1.example"), Some(epoch)));
-    let token = found["header"]["token"].as_str().unwrap().to_owned();
 
-    let again = stage.berth(&["device", "assign", "pump-1", "--hub", "h1.example", "--if-absent"]);
-    assert_eq!(again.code, 1, "{}", again.err);
-    let stale = stage.berth(&["device", "assign", "pump-1", "--hub", "h2.example", "--if-epoch", "99999"]);
-    assert_eq!(stale.code, 1);
-    assert!(stale.err.contains("99999"), "{}", stale.err);
+    stage.refused(1, &["device", "assign", "pump-1", "--hub", "h2.example", "--if-absent"], &["pump-1"]);
+    stage.refused(
+        1,
+        &["device", "assign", "pump-1", "--hub", "h2.example", "--if-epoch", "99999"],
+        &["99999", &epoch.to_string()],
+    );
+    assert_eq!(stage.json(&["lookup", "pump-1"])["hub"], "h1.example", "what is refused changes nothing");
     let moved =
         stage.json(&["device", "assign", "pump-1", "--hub", "h2.example", "--if-epoch", &epoch.to_string()]);
-    assert_eq!(moved["epoch"], epoch + 1);
+    assert_eq!((&moved["epoch"], &moved["moved"]), (&Value::from(epoch + 1), &Value::from(true)));
+    // The token is of the move, so that an older answer would not do.
+    let token = moved["header"]["token"].as_str().unwrap().to_owned();
     for level in ["local", "bounded:5s", &format!("at-least:{token}")] {
         assert_eq!(stage.json(&["lookup", "pump-1", "--consistency", level])["hub"], "h2.example", "{level}");
     }
 
     assert_eq!(stage.berth(&["lookup", "nobody"]).code, 3);
-    let both = stage.berth(&["lookup", "pump-1", "nobody", "--output", "jsonl"]);
+    let both = stage.berth(&["lookup", "nobody", "pump-1", "--output", "jsonl"]);
     assert_eq!(both.code, 3);
-    assert_eq!(both.out.lines().count(), 2, "{}", both.out);
-    assert_eq!(stage.berth(&["device", "assign", "pump-2", "--hub", "nowhere.example"]).code, 3);
-    assert_eq!(stage.berth(&["device", "assign", "pump 2", "--hub", "h1.example"]).code, 1);
+    let rows: Vec<Value> = both.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = rows.iter().map(|row| (row["device_id"].as_str(), row["hub"].as_str())).collect();
+    assert_eq!(told, [(Some("nobody"), None), (Some("pump-1"), Some("h2.example"))]);
+    stage.refused(3, &["device", "assign", "pump-2", "--hub", "nowhere.example"], &["nowhere.example"]);
+    stage.refused(1, &["device", "assign", "pump 2", "--hub", "h1.example"], &["`pump 2`"]);
 
     let listed = stage.json(&["device", "list", "--label", "ring=1"]);
     assert_eq!(listed.as_array().unwrap().len(), 1);
     assert_eq!(listed[0]["labels"]["ring"], "1");
+    assert_eq!(stage.json(&["device", "list", "--label", "ring=2"]), serde_json::json!([]));
     assert_eq!(stage.json(&["device", "remove", "pump-1"])["epoch"], epoch + 1);
-    assert_eq!(stage.berth(&["device", "get", "pump-1"]).code, 3);
+    stage.refused(3, &["device", "get", "pump-1"], &["pump-1"]);
+    let anew = stage.json(&["device", "assign", "pump-1", "--hub", "h1.example", "--if-absent"]);
+    assert!(anew["epoch"].as_u64().unwrap() > epoch + 1, "an epoch never comes again: {anew}");
 }
 
 #[test]
@@ -210,6 +230,8 @@ fn an_export_file_of_a_hub_is_imported_and_what_is_exported_can_be_imported() {
     let stopped = stage.berth(&["import", &file, "--format", "iothub", "--hub", "h1.example"]);
     assert_eq!(stopped.code, 1);
     assert!(stopped.err.contains("line 5001") && stopped.err.contains("--from-chunk 3"), "{}", stopped.err);
+    let devices = |stage: &Stage| stage.json(&["cluster", "status"])["devices"].as_u64();
+    assert_eq!(devices(&stage), Some(4_000), "the chunks before the one with the bad line are written");
     let words = [
         "import",
         &file,
@@ -228,9 +250,13 @@ fn an_export_file_of_a_hub_is_imported_and_what_is_exported_can_be_imported() {
     assert_eq!(summary["lines"], 5_001);
     assert_eq!(summary["bad"], 1);
     assert_eq!(summary["bad_lines"][0]["line"], 5_001);
+    assert_eq!(summary["created"], 1_000, "the others were there from the first time: {summary}");
+    assert_eq!(devices(&stage), Some(5_000));
     for told in [&stopped.out, &stopped.err, &went.out, &went.err] {
         assert!(!told.contains(CANARY));
     }
+    let disabled = stage.json(&["device", "list", "--status", "disabled"]);
+    assert_eq!(disabled.as_array().unwrap().len(), 50);
     assert_eq!(stage.berth(&["lookup", "dev-0007"]).code, 1, "a disabled device has no hub to call");
     let found = stage.json(&["device", "get", "dev-0004"]);
     assert_eq!((found["labels"]["ring"].as_str(), found["origin"].as_str()), (Some("1"), Some("IMPORTED")));
@@ -241,7 +267,18 @@ fn an_export_file_of_a_hub_is_imported_and_what_is_exported_can_be_imported() {
         assert_eq!(exported["devices"], 5_000);
         let again = stage.json(&["import", &out, "--format", format]);
         assert_eq!((again["unchanged"].as_u64(), again["bad"].as_u64()), (Some(5_000), Some(0)), "{format}");
+        assert!(!has_bytes(Path::new(&out), CANARY.as_bytes()), "{format}");
     }
+    assert!(has_bytes(&stage.folder.path().join("data"), b"dev-0004"), "the search finds what is stored");
+    assert!(!has_bytes(&stage.folder.path().join("data"), CANARY.as_bytes()), "a key is on disk");
+}
+
+/// True where a file, or one anywhere in a folder, holds these bytes.
+fn has_bytes(path: &Path, bytes: &[u8]) -> bool {
+    if path.is_dir() {
+        return std::fs::read_dir(path).unwrap().any(|entry| has_bytes(&entry.unwrap().path(), bytes));
+    }
+    std::fs::read(path).unwrap().windows(bytes.len()).any(|window| window == bytes)
 }
 
 #[test]
@@ -258,6 +295,7 @@ fn a_dry_run_tells_every_bad_line_and_writes_nothing() {
         summary["bad_lines"].as_array().unwrap().iter().map(|bad| bad["line"].as_u64().unwrap()).collect();
     lines.sort_unstable();
     assert_eq!(lines, [3, 4, 6], "{summary}");
+    assert_eq!((&summary["lines"], &summary["bad"]), (&Value::from(5), &Value::from(3)), "{summary}");
     assert_eq!(stage.json(&["device", "list"]), serde_json::json!([]));
 }
 
@@ -267,19 +305,23 @@ fn full_hubs_and_closed_ones_refuse_with_one_sentence() {
     for no in 0..3 {
         stage.json(&["device", "assign", &format!("d{no}"), "--hub", "h2.example"]);
     }
-    let full = stage.berth(&["device", "assign", "d3", "--hub", "h2.example"]);
-    assert_eq!((full.code, full.err.lines().count()), (1, 1), "{}", full.err);
-    assert!(full.err.contains("h2.example") && full.err.contains('3'), "{}", full.err);
-    stage.json(&["hub", "cordon", "h1.example", "--reason", "maintenance"]);
-    assert_eq!(stage.berth(&["device", "assign", "d3", "--hub", "h1.example"]).code, 1);
-    assert_eq!(stage.berth(&["suggest"]).code, 1, "no hub takes a device");
+    stage.refused(
+        1,
+        &["device", "assign", "d3", "--hub", "h2.example"],
+        &["`h2.example` is full", "3 devices and 0 reserved of 3"],
+    );
+    let cordoned = stage.json(&["hub", "cordon", "h1.example", "--reason", "maintenance"]);
+    assert_eq!((&cordoned["state"], &cordoned["changed"]), (&Value::from("CORDONED"), &Value::from(true)));
+    assert_eq!(stage.json(&["hub", "cordon", "h1.example"])["changed"], false);
+    stage.refused(1, &["device", "assign", "d3", "--hub", "h1.example"], &["`h1.example`", "CORDONED"]);
+    stage.refused(1, &["suggest"], &["no hub has room"]);
     stage.json(&["hub", "uncordon", "h1.example"]);
     assert_eq!(stage.json(&["suggest"])["placements"][0]["hub"], "h1.example");
     let used = stage.json(&["capacity"]);
     let hub = used["hubs"].as_array().unwrap().iter().find(|hub| hub["name"] == "h2.example").unwrap();
     assert_eq!((hub["devices"].as_u64(), hub["headroom"].as_u64()), (Some(3), Some(0)));
-    assert_eq!(stage.berth(&["hub", "delete", "h2.example"]).code, 1, "it is in use");
-    assert_eq!(stage.berth(&["hub", "update", "h2.example"]).code, 2, "nothing to change");
+    stage.refused(1, &["hub", "delete", "h2.example"], &["in use: 3 devices"]);
+    stage.refused(2, &["hub", "update", "h2.example"], &["nothing to change"]);
     stage.json(&["hub", "update", "h2.example", "--hard", "unlimited"]);
     assert_eq!(stage.json(&["hub", "get", "h2.example"])["capacity"]["hard"], Value::Null);
     stage.json(&["route", "create", "contoso.example", "--stamp", "prod-1"]);
@@ -287,15 +329,86 @@ fn full_hubs_and_closed_ones_refuse_with_one_sentence() {
     assert_eq!(stage.berth(&["route", "lookup", "other.example"]).code, 3);
 }
 
+/// An object of a kind: what its creation adds to the words, what a change adds, and where the change is seen.
+struct Object {
+    kind: &'static str,
+    name: &'static str,
+    new: &'static [&'static str],
+    change: &'static [&'static str],
+    field: &'static str,
+    changed: Value,
+}
+
+impl Object {
+    /// How many of its kind in a list have its name.
+    fn count(&self, stage: &Stage) -> usize {
+        let list = stage.json(&[self.kind, "list"]);
+        let names = list.as_array().unwrap().iter().filter_map(|row| row.get("name").or(row.get("key")));
+        names.filter(|name| *name == self.name).count()
+    }
+
+    /// Plays its life, from a creation that is only tried to a deletion.
+    fn live(&self, stage: &Stage) {
+        let Self { kind, name, .. } = *self;
+        let create = [[kind, "create", name].as_slice(), self.new].concat();
+        let told = stage.berth(&[create.as_slice(), &["--dry-run"]].concat());
+        assert_eq!(told.code, 0, "{}", told.err);
+        assert!(told.out.starts_with(&format!("{kind} {name}: would be created")), "{}", told.out);
+        stage.refused(3, &[kind, "get", name], &[name]);
+        let made = stage.json(&create);
+        assert_eq!((&made["dry_run"], self.count(stage)), (&Value::from(false), 1), "{made}");
+        stage.refused(1, &create, &[name, "exists already"]);
+
+        let update = [[kind, "update", name].as_slice(), self.change].concat();
+        stage.refused(1, &[update.as_slice(), &["--if-revision", "1"]].concat(), &[name, "not 1"]);
+        let before = stage.json(&[kind, "get", name]);
+        assert_ne!(before.pointer(self.field), Some(&self.changed), "{before}");
+        let revision = before["revision"].as_u64().unwrap().to_string();
+        let updated = stage.json(&[update.as_slice(), &["--if-revision", &revision]].concat());
+        assert_eq!(updated[kind].pointer(self.field), Some(&self.changed), "{updated}");
+        assert_eq!(updated[kind], stage.json(&[kind, "get", name]));
+
+        stage.refused(1, &[kind, "delete", name, "--if-revision", &revision], &[name]);
+        let deleted = stage.json(&[kind, "delete", name]);
+        assert_eq!(deleted[kind], serde_json::json!({ "name": name, "done": "deleted" }));
+        assert_eq!(self.count(stage), 0, "{kind}");
+        stage.refused(3, &[kind, "delete", name], &[name]);
+    }
+}
+
+#[test]
+fn every_kind_of_object_is_created_read_changed_and_deleted() {
+    let stage = Stage::with_topology();
+    stage.json(&["stamp", "create", "prod-2"]);
+    for (kind, name, new, change, field, changed) in [
+        ("stamp", "s-1", [].as_slice(), ["--label", "ring=2"].as_slice(), "/labels/ring", "2".into()),
+        ("hub", "h3.example", &["--stamp", "prod-1"], &["--hard", "7"], "/capacity/hard", 7.into()),
+        ("scope", "0ne1", &[], &["--linked-hub", "h1.example"], "/linked_hubs/0", "h1.example".into()),
+        ("route", "r.example", &["--stamp", "prod-1"], &["--stamp", "prod-2"], "/stamp", "prod-2".into()),
+    ] {
+        Object { kind, name, new, change, field, changed }.live(&stage);
+    }
+    let of_stamp = stage.json(&["hub", "list", "--stamp", "prod-2"]);
+    assert_eq!(of_stamp, serde_json::json!([]), "both hubs are of the other stamp");
+    assert_eq!(stage.json(&["hub", "list", "--stamp", "prod-1"]).as_array().unwrap().len(), 2);
+}
+
 #[test]
 fn the_cluster_tells_of_itself() {
     let stage = Stage::with_topology();
     let status = stage.json(&["cluster", "status"]);
     assert_eq!(status["nodes"].as_array().unwrap().len(), 1);
-    assert_eq!(status["serving_writes"], true);
+    assert_eq!(status["nodes"][0]["client_address"], stage.endpoint.as_str());
+    assert_eq!(
+        (&status["serving_reads"], &status["serving_writes"]),
+        (&Value::from(true), &Value::from(true))
+    );
     let digest = stage.json(&["cluster", "digest", "--recount"]);
-    assert_eq!(digest["nodes"][0]["recount"]["agrees"], true);
-    assert_eq!(stage.berth(&["cluster", "promote", "nobody"]).code, 3);
+    assert_eq!(
+        (&digest["nodes"][0]["recount"]["agrees"], &digest["differ"]),
+        (&Value::from(true), &Value::from(false))
+    );
+    stage.refused(3, &["cluster", "promote", "nobody"], &["`nobody`"]);
     let table = stage.berth(&["cluster", "status"]);
     assert!(table.out.contains("LEADER"), "{}", table.out);
 }
@@ -307,11 +420,13 @@ fn a_small_bench_counts_what_it_did() {
     let figures = stage.json(&[["bench", "lookup"].as_slice(), &load].concat());
     assert!(figures["per_second"].as_f64().unwrap() > 0.0 && figures["errors"] == 0, "{figures}");
     let figures = stage.json(&[["bench", "batch", "--batch", "64"].as_slice(), &load].concat());
-    assert!(figures["p99_us"].as_u64() >= figures["p50_us"].as_u64(), "{figures}");
+    let latency = |key: &str| figures[key].as_u64().unwrap();
+    assert!(latency("p50_us") > 0 && latency("p99_us") >= latency("p50_us"), "{figures}");
+    assert_eq!(figures["errors"], 0, "{figures}");
     let figures = stage.json(&["bench", "assign", "--devices", "1000", "--batch", "100", "--seconds", "2"]);
     assert!(figures["per_second"].as_f64().unwrap() > 0.0 && figures["errors"] == 0, "{figures}");
     let figures = stage.json(&["bench", "import", "--devices", "3000"]);
-    assert_eq!(figures["lines"], 3_000);
+    assert_eq!((&figures["lines"], &figures["errors"]), (&Value::from(3_000), &Value::from(0)), "{figures}");
 }
 
 #[test]
@@ -329,7 +444,8 @@ fn wrong_usage_and_absent_clusters_have_their_own_codes() {
     let missing = berth_at(nobody, &["import", "/nonexistent/file.csv"]);
     assert_eq!(missing.code, 1);
     assert!(missing.err.contains("/nonexistent/file.csv"), "{}", missing.err);
-    assert_eq!(berth_at(nobody, &["--version"]).code, 0);
+    let version = berth_at(nobody, &["--version"]);
+    assert_eq!((version.code, version.out.trim()), (0, concat!("berth ", env!("CARGO_PKG_VERSION"))));
 }
 
 #[test]
@@ -339,5 +455,6 @@ fn completions_and_manual_pages_are_written() {
     assert_eq!(berth_at("127.0.0.1:1", &["man", "--out", &out]).code, 0);
     assert!(folder.path().join("berth-import.1").exists());
     let bash = berth_at("127.0.0.1:1", &["completions", "bash"]);
-    assert!(bash.out.contains("_berth"), "completions of bash");
+    assert_eq!(bash.code, 0, "{}", bash.err);
+    assert!(bash.out.contains("_berth") && bash.out.contains("uncordon"), "completions of bash");
 }
