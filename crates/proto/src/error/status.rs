@@ -147,14 +147,14 @@ fn told(error: &ApiError) -> Facts {
         ApiError::Rejected(refusal) => rejection::told(refusal, facts),
         ApiError::BatchRefused { refused, items } => {
             let all = facts.set("refused", refused);
-            items.iter().take(TOLD_ITEMS_MAX).enumerate().fold(all, |facts, (n, item)| {
+            let all = items.iter().take(TOLD_ITEMS_MAX).enumerate().fold(all, |facts, (n, item)| {
                 let (_, reason) = rejection::class(&item.rejection);
-                let facts = facts
-                    .under(format!("item{n}_"))
-                    .set("index", item.index)
-                    .set("reason", reason_text(reason));
+                let facts =
+                    facts.under(item_prefix(n)).set("index", item.index).set("reason", reason_text(reason));
                 rejection::told(&item.rejection, facts)
-            })
+            });
+            // Code and message are those of the first item, so the other details are too.
+            all.under(item_prefix(0))
         }
         ApiError::NoHub { device, epoch, remember_for, .. } => {
             facts.set("device", device).set("epoch", epoch).set("remember_for_ms", remember_for.as_millis())
@@ -200,6 +200,11 @@ fn told(error: &ApiError) -> Facts {
 }
 
 /// Adds the details that the code calls for, for callers that read these rather than ours.
+/// What stands before the keys of the n-th refused item that is told.
+fn item_prefix(n: usize) -> String {
+    format!("item{n}_")
+}
+
 fn add_particulars(details: &mut ErrorDetails, error: &ApiError, facts: &Facts, message: &str) {
     if let ApiError::Invalid(violations) = error {
         for violation in violations.iter().take(TOLD_VIOLATIONS_MAX) {
@@ -327,7 +332,7 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
 }
 
 fn read_item(n: usize, facts: &Facts) -> Option<ItemRejection> {
-    let facts = facts.clone().under(format!("item{n}_"));
+    let facts = facts.clone().under(item_prefix(n));
     let rejection = rejection::read(reason_of(&facts.text("reason")?)?, &facts)?;
     Some(ItemRejection { index: facts.parsed("index")?, rejection })
 }
