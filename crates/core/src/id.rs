@@ -28,11 +28,52 @@ impl IdError {
     }
 }
 
+/// The bytes that an identifier may have: a table, as every ID of every lookup is checked.
+struct Alphabet([bool; 256]);
+
+impl Alphabet {
+    /// Letters and digits, and these.
+    const fn alphanumeric_and(others: &[u8]) -> Self {
+        let mut allowed = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            allowed[byte as usize] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let mut other = 0;
+        while other < others.len() {
+            allowed[others[other] as usize] = true;
+            other += 1;
+        }
+        Self(allowed)
+    }
+
+    /// What is visible, but for these.
+    const fn graphic_except(others: &[u8]) -> Self {
+        let mut allowed = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            allowed[byte as usize] = (byte as u8).is_ascii_graphic();
+            byte += 1;
+        }
+        let mut other = 0;
+        while other < others.len() {
+            allowed[others[other] as usize] = false;
+            other += 1;
+        }
+        Self(allowed)
+    }
+
+    fn has(&self, byte: u8) -> bool {
+        self.0[usize::from(byte)]
+    }
+}
+
 /// The shape of one kind of identifier.
 struct Shape {
     kind: &'static str,
     length_max: usize,
-    allowed: fn(u8) -> bool,
+    alphabet: Alphabet,
     allowed_words: &'static str,
 }
 
@@ -49,7 +90,7 @@ impl Shape {
             let problem = format!("is {} bytes long; at most {} are allowed", text.len(), self.length_max);
             return Err(IdError::new(self.kind, text, problem));
         }
-        match text.bytes().position(|b| !(self.allowed)(b)) {
+        match text.bytes().position(|b| !self.alphabet.has(b)) {
             None => Ok(()),
             Some(at) => {
                 let found = text.get(at..).and_then(|rest| rest.chars().next()).unwrap_or('\u{fffd}');
@@ -98,52 +139,40 @@ macro_rules! text_id {
     };
 }
 
-fn is_device_char(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"-.+%_#*?!(),=@$':".contains(&b)
-}
-
-fn is_registration_char(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"-._:".contains(&b)
-}
-
-fn is_name_char(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"-._".contains(&b)
-}
-
-const DEVICE: Shape = Shape {
+static DEVICE: Shape = Shape {
     kind: "device ID",
     length_max: 128,
-    allowed: is_device_char,
+    alphabet: Alphabet::alphanumeric_and(b"-.+%_#*?!(),=@$':"),
     allowed_words: "ASCII letters, digits and - . + % _ # * ? ! ( ) , = @ $ ' :",
 };
-const REGISTRATION: Shape = Shape {
+static REGISTRATION: Shape = Shape {
     kind: "registration ID",
     length_max: 128,
-    allowed: is_registration_char,
+    alphabet: Alphabet::alphanumeric_and(b"-._:"),
     allowed_words: "ASCII letters, digits and - . _ :",
 };
-const HUB: Shape = Shape {
+static HUB: Shape = Shape {
     kind: "hub name",
     length_max: 128,
-    allowed: |b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.',
+    alphabet: Alphabet::alphanumeric_and(b"-."),
     allowed_words: "ASCII letters, digits, - and .",
 };
-const STAMP: Shape = Shape {
+static STAMP: Shape = Shape {
     kind: "stamp name",
     length_max: 63,
-    allowed: is_name_char,
+    alphabet: Alphabet::alphanumeric_and(b"-._"),
     allowed_words: "ASCII letters, digits and - . _",
 };
-const SCOPE: Shape = Shape {
+static SCOPE: Shape = Shape {
     kind: "ID scope",
     length_max: 32,
-    allowed: |b| b.is_ascii_alphanumeric(),
+    alphabet: Alphabet::alphanumeric_and(b""),
     allowed_words: "ASCII letters and digits",
 };
-const ROUTE: Shape = Shape {
+static ROUTE: Shape = Shape {
     kind: "route key",
     length_max: 253,
-    allowed: |b| b.is_ascii_graphic() && !b"\"'\\`<>{}|^".contains(&b),
+    alphabet: Alphabet::graphic_except(b"\"'\\`<>{}|^"),
     allowed_words: "printable ASCII without space, quotes, \\ < > { } | ^",
 };
 
@@ -197,6 +226,31 @@ impl RegistrationId {
     /// True where `other` names the same registration.
     pub fn same_as(&self, other: &str) -> bool {
         self.0.eq_ignore_ascii_case(other)
+    }
+}
+
+/// A device ID that is not kept: what a lookup needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceIdRef<'a>(&'a str);
+
+impl<'a> DeviceIdRef<'a> {
+    /// Checks `text` as [`DeviceId::parse`] does.
+    ///
+    /// # Errors
+    /// [`IdError`] says which character or length is not allowed.
+    pub fn parse(text: &'a str) -> Result<Self, IdError> {
+        DEVICE.check(text).map(|()| Self(text))
+    }
+
+    /// The text.
+    pub fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
+impl<'a> From<&'a DeviceId> for DeviceIdRef<'a> {
+    fn from(id: &'a DeviceId) -> Self {
+        Self(&id.0)
     }
 }
 

@@ -23,7 +23,9 @@ mod view;
 pub use command::{Assign, BATCH_DEVICES_MAX, Command, Precondition, Proposal, Remove};
 pub use decide::decide;
 pub use delta::{Decision, Delta};
-pub use id::{DeviceId, HubName, IdError, RegistrationId, RequestId, RouteKey, ScopeName, StampName};
+pub use id::{
+    DeviceId, DeviceIdRef, HubName, IdError, RegistrationId, RequestId, RouteKey, ScopeName, StampName,
+};
 pub use label::{LABELS_MAX, LabelError, LabelSetNo, Labels};
 pub use mapping::{Evidence, EvidenceSource, Mapping, Origin, Registration, Status};
 pub use number::{Epoch, HubNo, Revision, ScopeNo, StampNo, Timestamp};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
-use berth_core::{DeviceId, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
+use berth_core::{DeviceIdRef, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
 use berth_proto::convert::{
     Consistency, PackedIds, duration_message, evidence_of, state_message, status_message,
 };
@@ -266,9 +266,9 @@ impl<'a> Batch<'a> {
     }
 
     fn add(&mut self, field: impl Fn() -> String, id: Result<&str, String>) -> Result<(), ApiError> {
-        let id = id.and_then(|id| DeviceId::parse(id).map_err(|error| error.to_string()));
+        let id = id.and_then(|id| DeviceIdRef::parse(id).map_err(|error| error.to_string()));
         let id = id.map_err(|problem| ApiError::invalid(field(), problem))?;
-        let mapping = self.snapshot.device(&id).map_err(|damage| data_loss(&damage))?;
+        let mapping = self.snapshot.device(id).map_err(|damage| data_loss(&damage))?;
         let negative = names::negative(mapping.as_ref());
         let hub = mapping.as_ref().filter(|_| negative.is_none()).and_then(|mapping| mapping.hub);
         if negative.is_some() {

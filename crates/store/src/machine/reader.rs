@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use berth_core::{
-    DeviceId, HubNo, LabelSetNo, Labels, Mapping, RegistrationId, Revision, ScopeNo, Seats, StampNo,
-    Topology, View,
+    DeviceId, DeviceIdRef, HubNo, LabelSetNo, Labels, Mapping, RegistrationId, Revision, ScopeNo, Seats,
+    StampNo, Topology, View,
 };
 use tokio::sync::watch;
 
@@ -107,8 +107,8 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`RowDamage`] where its row does not decode.
-    pub fn device(&self, id: &DeviceId) -> Result<Option<Mapping>, RowDamage> {
-        view::device(&*self.root, id.as_str().as_bytes())
+    pub fn device<'a>(&self, id: impl Into<DeviceIdRef<'a>>) -> Result<Option<Mapping>, RowDamage> {
+        view::device(&*self.root, id.into().as_str().as_bytes())
     }
 
     /// The devices registered as `id`: in `scope`, or in any scope.
