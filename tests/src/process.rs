@@ -204,6 +204,15 @@ impl Cluster {
         self.exit_status(at).is_none() && self.nodes[at].child.is_some()
     }
 
+    /// Resident memory of the node's process.
+    pub fn resident_bytes(&self, at: usize) -> u64 {
+        let node = &self.nodes[at];
+        let child = node.child.as_ref().unwrap_or_else(|| panic!("{} does not run", node.name));
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("a process of ours");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
+        1_024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB")
+    }
+
     /// How the node's process ended, where it ended by itself.
     pub fn exit_status(&mut self, at: usize) -> Option<ExitStatus> {
         let child = self.nodes[at].child.as_mut()?;

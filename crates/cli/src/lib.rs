@@ -33,6 +33,10 @@ use args::{Cli, Command};
 use failure::{EXIT_DONE, EXIT_USAGE, Failure};
 use screen::Screen;
 
+/// A node replaces thousands of pages a second on one thread while others read them; see Cargo.toml.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs one command line, its first word being the program's name, on the process's own stdout and stderr.
 pub fn main_with<I, T>(args: I) -> ExitCode
 where

@@ -116,6 +116,7 @@ impl LogStore {
         let log =
             RaftLog::<Records>::open(Arc::new(config(dir))).map_err(|error| classify(dir, "open", error))?;
         check(&log).map_err(|what| LogError::Damaged { dir: dir.to_path_buf(), what })?;
+        sync_all(dir).map_err(|source| io_error("sync", dir, source))?;
         Ok(Self { log: Arc::new(RwLock::new(log)), gate })
     }
 
@@ -241,6 +242,18 @@ fn config(dir: &Path) -> raft_log::Config {
     config.wal.flush_batch_wait = Some(FLUSH_BATCH_WAIT);
     config.wal.flush_queue_max_bytes = Some(FLUSH_QUEUE_BYTES_MAX);
     config
+}
+
+/// Makes durable what was found. A process that was killed may have left votes and entries that are in the system's
+/// cache alone; Raft answers for what it finds in its log without writing it again.
+fn sync_all(dir: &Path) -> io::Result<()> {
+    for file in std::fs::read_dir(dir)? {
+        let file = file?;
+        if file.file_type()?.is_file() {
+            std::fs::File::open(file.path())?.sync_all()?;
+        }
+    }
+    std::fs::File::open(dir)?.sync_all()
 }
 
 /// Creates the directory and syncs the one above it, so that the name survives a power cut.

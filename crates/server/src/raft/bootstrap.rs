@@ -108,7 +108,8 @@ pub struct Place {
     pub found: Option<BTreeMap<u64, BerthNode>>,
 }
 
-/// Finds the node's place. `founded` is a fresh random cluster ID, used if this node founds one.
+/// Finds the node's place. `founded` is a fresh random cluster ID, used if this node founds one; `begun` says that
+/// the node's log holds a vote or entries.
 /// `answer_hello` is called as soon as the node may say who it is.
 ///
 /// # Errors
@@ -118,12 +119,14 @@ pub async fn place(
     start: &Start,
     own: &BerthNode,
     founded: Uuid,
+    begun: bool,
     answer_hello: impl FnOnce(),
 ) -> Result<Place, PlaceError> {
     let keeper = links.keeper();
     let identity = keeper.identity();
-    // A node that was stopped before it took part starts over in the same way, and under the same ID.
-    if let (Some(node_id), true) = (identity.node_id, identity.settled) {
+    // A node that was stopped before it took part starts over in the same way, and under the same ID. One that has
+    // voted or holds entries took part, though it may have had no time to note it.
+    if let (Some(node_id), true) = (identity.node_id, identity.settled || begun) {
         answer_hello();
         return Ok(Place { node_id, found: None });
     }

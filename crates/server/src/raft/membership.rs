@@ -214,7 +214,7 @@ impl<SM: Machine> Membership<SM> {
         let _turn = self.turn().await?;
         self.lead()?;
         let members = self.members();
-        if members.voters.contains(&id) {
+        if members.voters.contains(&id) && !members.joint {
             return Ok(());
         }
         if !members.nodes.contains_key(&id) {
@@ -289,6 +289,7 @@ impl<SM: Machine> Membership<SM> {
         Members {
             nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
             voters: membership.voter_ids().collect(),
+            joint: membership.get_joint_config().len() > 1,
         }
     }
 
@@ -318,14 +319,34 @@ impl<SM: Machine> Membership<SM> {
         }
     }
 
+    /// Ends a change that an earlier leader left half-way.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn finish_change(&self) -> Result<(), MembershipError> {
+        let _turn = self.turn().await?;
+        self.lead()?;
+        if !self.members().joint {
+            return Ok(());
+        }
+        tracing::warn!("a change of the membership was left half-way; finishing it");
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await
+    }
+
     async fn change(&self, change: ChangeMembers<u64, BerthNode>) -> Result<(), MembershipError> {
-        bounded(self.raft.change_membership(change, false)).await?.map(drop).map_err(write_error)
+        let raft = self.raft.clone();
+        // A change takes two steps. In a task of its own both are made, though the caller may stop waiting.
+        let changing = tokio::spawn(async move { raft.change_membership(change, false).await });
+        let changed = bounded(changing).await?.map_err(|_| MembershipError::Stopped)?;
+        changed.map(drop).map_err(write_error)
     }
 }
 
 struct Members {
     nodes: std::collections::BTreeMap<u64, BerthNode>,
     voters: BTreeSet<u64>,
+    /// Whether a change stands half-way, with the quorums of before and after.
+    joint: bool,
 }
 
 async fn bounded<T>(change: impl Future<Output = T>) -> Result<T, MembershipError> {

@@ -379,7 +379,7 @@ async fn assemble<SM: Machine>(
     tokio::spawn(edge::serve_peers(listener, port.service()));
 
     let Place { node_id, found } =
-        place(&links, &start, &node, seed.cluster_id, || port.answer_hello()).await?;
+        place(&links, &start, &node, seed.cluster_id, !log.is_blank(), || port.answer_hello()).await?;
     let network = PeerNetwork(Arc::clone(&links));
     let raft = Raft::new(node_id, config, network, log, machine)
         .await

@@ -32,7 +32,7 @@ pub struct PeerPort<SM: Machine> {
     /// Hello is answered from when the node knows that it may form or join a cluster.
     may_answer: OnceLock<()>,
     running: OnceLock<Running<SM>>,
-    receiving: Semaphore,
+    receiving: Arc<Semaphore>,
     fetching: Arc<Semaphore>,
 }
 
@@ -58,7 +58,7 @@ impl<SM: Machine> PeerPort<SM> {
             node,
             may_answer: OnceLock::new(),
             running: OnceLock::new(),
-            receiving: Semaphore::new(1),
+            receiving: Arc::new(Semaphore::new(1)),
             fetching: Arc::new(Semaphore::new(FETCHES_MAX)),
         }
     }
@@ -180,18 +180,24 @@ impl<SM: Machine> PeerService for PeerPort<SM> {
         request: Request<Streaming<pb::SnapshotPart>>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
         let running = self.checked(&request)?;
-        let _turn = self
-            .receiving
-            .try_acquire()
+        let turn = Arc::clone(&self.receiving)
+            .try_acquire_owned()
             .map_err(|_| Status::unavailable("this node is already receiving a snapshot"))?;
-        let received = snapshot::receive(self.links.view().as_ref(), request.into_inner(), None).await?;
-        let vote = received.vote.ok_or_else(|| Status::invalid_argument("the snapshot names no leader"))?;
-        let snapshot = Snapshot { meta: received.meta, snapshot: received.handle };
-        let response = running
-            .raft
-            .install_full_snapshot(vote, snapshot)
+        let (view, raft) = (Arc::clone(self.links.view()), running.raft.clone());
+        // A caller that gives up must not end the turn while its snapshot is still being stored or installed: the
+        // next one would take its place under the install.
+        let installing = tokio::spawn(async move {
+            let _turn = turn;
+            let received = snapshot::receive(view.as_ref(), request.into_inner(), None).await?;
+            let vote =
+                received.vote.ok_or_else(|| Status::invalid_argument("the snapshot names no leader"))?;
+            let snapshot = Snapshot { meta: received.meta, snapshot: received.handle };
+            let installed = raft.install_full_snapshot(vote, snapshot).await;
+            installed.map_err(|error| Status::unavailable(error.to_string()))
+        });
+        let response = installing
             .await
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+            .map_err(|error| Status::unavailable(format!("receiving the snapshot broke off: {error}")))??;
         Ok(Response::new(pb::InstallSnapshotResponse { vote: Some(wire::vote(&response.vote)) }))
     }
 

@@ -36,6 +36,8 @@ struct Now {
     leads: bool,
     id: u64,
     nodes: BTreeMap<u64, BerthNode>,
+    /// Whether a change of the membership stands half-way.
+    joint: bool,
 }
 
 impl<SM: Machine> Steward<SM> {
@@ -50,6 +52,7 @@ impl<SM: Machine> Steward<SM> {
                     leads: seen.state == ServerState::Leader,
                     id: seen.id,
                     nodes: membership.nodes().map(|(id, node)| (*id, node.clone())).collect(),
+                    joint: membership.get_joint_config().len() > 1,
                 }
             };
             let mut done = self.remember(&now);
@@ -94,6 +97,12 @@ impl<SM: Machine> Steward<SM> {
             return false;
         }
         let mut done = true;
+        if now.joint
+            && let Err(error) = self.membership.finish_change().await
+        {
+            tracing::warn!(%error, "the membership stays half-way for now");
+            done = false;
+        }
         for (&id, node) in &now.nodes {
             if view.incarnation_of(id).is_none() {
                 done &= self.bind(now.id, id, node).await;

@@ -126,13 +126,23 @@ impl Api {
         let consistency = Consistency::from_message(asked.consistency.as_ref())?;
         let fresh = self.directory.read(consistency).await?;
         let mut batch = Batch::new(&fresh.snapshot, consistency == Consistency::Linearizable, count);
-        for (n, id) in asked.device_ids.iter().enumerate() {
-            batch.add(|| format!("device_ids[{n}]"), Ok(id.as_str()))?;
-            take_turns(n).await;
+        for (turn, ids) in asked.device_ids.chunks(BATCH_TURN).enumerate() {
+            for (n, id) in ids.iter().enumerate() {
+                batch.add(|| format!("device_ids[{}]", turn * BATCH_TURN + n), Ok(id.as_str()))?;
+            }
+            others_turn(ids.len()).await;
         }
-        for (n, id) in PackedIds::new(&asked.packed_device_ids).enumerate() {
-            batch.add(|| format!("packed_device_ids[{n}]"), id.map_err(|error| error.to_string()))?;
-            take_turns(n).await;
+        let mut packed = PackedIds::new(&asked.packed_device_ids).enumerate();
+        loop {
+            let mut taken = 0;
+            for (n, id) in packed.by_ref().take(BATCH_TURN) {
+                batch.add(|| format!("packed_device_ids[{n}]"), id.map_err(|error| error.to_string()))?;
+                taken += 1;
+            }
+            if taken == 0 {
+                break;
+            }
+            others_turn(taken).await;
         }
         self.count_batch(&batch.answer);
         Ok(BatchLookupResponse { header: Some(self.header(&fresh)), ..batch.answer })
@@ -238,8 +248,9 @@ fn check_batch(asked: &BatchLookupRequest) -> Result<usize, ApiError> {
     Ok(count)
 }
 
-async fn take_turns(done: usize) {
-    if done % BATCH_TURN == BATCH_TURN - 1 {
+/// Lets others go on after a full turn.
+async fn others_turn(done: usize) {
+    if done == BATCH_TURN {
         tokio::task::yield_now().await;
     }
 }

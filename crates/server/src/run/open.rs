@@ -171,9 +171,14 @@ fn open_files(
             Ok(Files { keeper, log, machine, damage: None, fell_back })
         }
         Err(error) if error.is_damage() => {
-            let aside = dir.quarantine()?;
-            let (kept, damage) = (aside.dir.map(|d| d.display().to_string()), error.to_string());
-            tracing::error!(damage, kept, "the pages are damaged and were set aside");
+            let damage = error.to_string();
+            if matches!(error, OpenError::Gap { pages: None, .. }) {
+                // What was damaged was set aside at an earlier start; there is nothing here to keep.
+                tracing::error!(damage, "the pages are lost");
+            } else {
+                let kept = dir.quarantine()?.dir.map(|aside| aside.display().to_string());
+                tracing::error!(damage, kept, "the pages are damaged and were set aside");
+            }
             // What the log still holds from its beginning it can replay; what was purged only peers have.
             let whole_log = log.purged().is_none() && !log.is_blank();
             let machine = Machine::rebuilding(&dir, &log, options)?;

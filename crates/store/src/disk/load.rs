@@ -6,15 +6,17 @@ use super::keys::{self, Key, Kind};
 use super::manifest::Manifest;
 use super::snapshot::Disk;
 use super::staging::GENERATION_ROOM;
-use super::tree::{PageTree, under_watchdog};
+use super::tree::{PageTree, bytes_below, under_watchdog};
 use super::{DiskError, seal};
 use crate::pages::{Contents, HashKey, RowHash, TableId};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long opening may take by default: 10 M devices take a few seconds.
+/// How long opening may take by default, beside the time for its bytes: 10 M devices take a few seconds.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
+/// The slowest disk that is waited for, in bytes a second: whole pages are not set aside for being read slowly.
+const SLOWEST_READ: u64 = 8 << 20;
 
 /// How to open a data directory.
 #[derive(Debug, Clone)]
@@ -23,7 +25,7 @@ pub struct OpenOptions {
     pub row_hash: RowHash,
     /// The generation that must be there, as recorded outside of sled.
     pub expected: Option<Expected>,
-    /// Opening that takes longer counts as damage.
+    /// Opening that takes longer, beside the time that a slow disk needs for the bytes, counts as damage.
     pub open_limit: Duration,
     /// Checkpoints write at most this many bytes a second; none: as fast as they can.
     pub bytes_per_second: Option<u64>,
@@ -167,8 +169,8 @@ fn find_in_force(dir: &DataDir) -> Result<Option<InForce>, DiskError> {
 fn read_in_force(dir: &DataDir, in_force: &InForce, options: &OpenOptions) -> Result<Found, DiskError> {
     let read = |pages: &Path| {
         let (at, row_hash) = (pages.to_path_buf(), options.row_hash);
-        // Whatever sled says while it opens and reads is about the bytes it found.
-        under_watchdog(pages, options.open_limit, move || read_newest(&at, row_hash))
+        let limit = options.open_limit + Duration::from_secs(bytes_below(pages)? / SLOWEST_READ);
+        under_watchdog(pages, limit, move || read_newest(&at, row_hash))
             .map_err(|error| as_damage(dir.path(), error))
     };
     let newest = read(&in_force.pages);
@@ -450,10 +452,11 @@ fn only_one(dirs: Vec<PathBuf>) -> Option<PathBuf> {
     <[PathBuf; 1]>::try_from(dirs).ok().map(|[dir]| dir)
 }
 
-/// An error of sled while opening is about the bytes it found, since nothing has been written yet.
+/// An error of sled while opening is about the bytes it found, unless the system refused: whole pages are not set
+/// aside for a full disk.
 fn as_damage(dir: &Path, error: DiskError) -> DiskError {
     match error {
-        DiskError::Store { what, problem, .. } => DiskError::Damaged {
+        DiskError::Store { what, problem, refused: false, .. } => DiskError::Damaged {
             dir: dir.to_path_buf(),
             why: format!("the page store failed to {what}: {problem}"),
         },

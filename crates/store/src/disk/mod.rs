@@ -111,6 +111,9 @@ pub enum DiskError {
         dir: PathBuf,
         /// What it said.
         problem: String,
+        /// Whether the operating system refused, as it does when the disk is full or broken, rather than that sled
+        /// found something else than it wrote.
+        refused: bool,
     },
     /// What is stored is not what was stored. Nothing of it may be served.
     #[error("the pages in {} are damaged: {why}; quarantine them and rebuild from another node", dir.display())]

@@ -18,6 +18,8 @@ const FLUSH_MS: u64 = 200;
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Pause between two tries to get that file.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// The system's answer to a read at an impossible offset.
+const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
 /// Operations of one batch: enough to be worth its cost, few enough not to hold readers up.
 pub(crate) const BATCH_OPS_MAX: usize = 256;
 
@@ -178,7 +180,12 @@ pub(crate) fn bytes_below(dir: &Path) -> Result<u64, DiskError> {
 }
 
 fn store_error(what: &'static str, dir: &Path, error: &sled::Error) -> DiskError {
-    DiskError::Store { what, dir: dir.to_path_buf(), problem: error.to_string() }
+    let refused = match error {
+        // Read at a place that cannot be: the bytes that named it are damaged, not the disk.
+        sled::Error::Io(error) => error.raw_os_error().is_some_and(|code| code != EINVAL),
+        _ => false,
+    };
+    DiskError::Store { what, dir: dir.to_path_buf(), problem: error.to_string(), refused }
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub(super) struct Shared {
     checkpoint: Mutex<Option<Checkpointed>>,
     /// The one snapshot that was received and waits to be installed.
     staged: Mutex<Option<(PathBuf, Staged)>>,
+    /// Installs begun: a checkpoint of what was there before the newest is not to be completed.
+    installs_begun: AtomicU64,
     bytes_applied: AtomicU64,
     bytes_checkpointed: AtomicU64,
 }
@@ -52,6 +54,7 @@ impl Shared {
             checkpointed: watch::Sender::new(None),
             checkpoint: Mutex::new(None),
             staged: Mutex::new(None),
+            installs_begun: AtomicU64::new(0),
             bytes_applied: AtomicU64::new(0),
             bytes_checkpointed: AtomicU64::new(0),
         }
@@ -59,6 +62,16 @@ impl Shared {
 
     pub(super) fn installs(&self) -> u64 {
         self.position.borrow().installs
+    }
+
+    /// Tells that an install begins. The caller holds the lock of the checkpoint writer, as does whoever relies on
+    /// [`Shared::installs_begun`].
+    pub(super) fn begin_install(&self) {
+        self.installs_begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn installs_begun(&self) -> u64 {
+        self.installs_begun.load(Ordering::Relaxed)
     }
 
     /// Tells that the root of `position` is published.

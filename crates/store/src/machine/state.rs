@@ -196,7 +196,12 @@ impl Machine {
     pub fn adopt(&mut self, meta: &SnapshotMeta, handle: &SnapshotHandle) -> Result<(), InstallError> {
         let SnapshotHandle::Received { dir } = handle else { return Err(InstallError::NotReceived) };
         let staged = self.shared.take_staged(dir).ok_or(InstallError::NotReceived)?;
-        let old = self.checkpoints.lock().take().and_then(CheckpointWriter::stop);
+        let old = {
+            let mut checkpoints = self.checkpoints.lock();
+            self.shared.begin_install();
+            checkpoints.take()
+        };
+        let old = old.and_then(CheckpointWriter::stop);
         let opened = staged.adopt(old, self.options.bytes_per_second)?;
         let decoded = meta_of(&opened, self.options.replies_max)?;
         if decoded.applied != meta.last_log_id {
@@ -250,7 +255,7 @@ impl RaftStateMachine<BerthConfig> for Machine {
         Builder {
             root: Arc::clone(self.writer.pages.root()),
             bytes: self.shared.bytes_applied(),
-            installs: self.shared.installs(),
+            installs_begun: self.shared.installs_begun(),
             shared: Arc::clone(&self.shared),
             checkpoints: Arc::clone(&self.checkpoints),
             log: self.log.clone(),
@@ -280,7 +285,7 @@ impl RaftStateMachine<BerthConfig> for Machine {
 pub struct Builder {
     root: Arc<Root<Meta>>,
     bytes: u64,
-    installs: u64,
+    installs_begun: u64,
     shared: Arc<Shared>,
     checkpoints: Arc<Mutex<Option<CheckpointWriter>>>,
     log: LogStore,
@@ -293,27 +298,31 @@ impl RaftSnapshotBuilder<BerthConfig> for Builder {
         let meta = snapshot_meta(self.root.meta());
         let submitted = {
             let checkpoints = self.checkpoints.lock();
-            // A snapshot that was installed meanwhile is newer than this root and is a checkpoint itself.
-            let overtaken = self.shared.installs() != self.installs;
             match &*checkpoints {
-                Some(writer) if !overtaken => {
+                Some(writer) if !self.overtaken() => {
                     writer.submit(Arc::clone(&self.root), encode_meta(self.root.meta()))
                 }
                 _ => None,
             }
         };
-        let Some(outcome) = submitted else {
-            let checkpoint = self.shared.checkpoint();
-            return checkpoint.map(current).ok_or_else(|| io::Error::other("no checkpoint can be taken now"));
-        };
+        let Some(outcome) = submitted else { return self.newest() };
         let completed = outcome.await.map_err(io::Error::other)?.map_err(|error| {
             tracing::error!(%error, "a checkpoint failed; this node stops");
             io::Error::other(error)
         })?;
+        if self.overtaken() {
+            return self.newest();
+        }
         let before = self.shared.checkpoint().filter(|before| before.generation == completed.previous);
         let watermark = Watermark { generation: completed.generation, position: meta.last_log_id };
         self.log.record_checkpoint(watermark).await?;
-        self.shared.completed(meta.clone(), completed.generation, self.bytes);
+        {
+            let _no_install_begins = self.checkpoints.lock();
+            if self.overtaken() {
+                return self.newest();
+            }
+            self.shared.completed(meta.clone(), completed.generation, self.bytes);
+        }
         // The log stays back to the generation before, so that one damaged generation can be replayed.
         if let Some(position) = before.and_then(|before| before.meta.last_log_id) {
             self.log.gate().advance(position);
@@ -328,6 +337,19 @@ impl RaftSnapshotBuilder<BerthConfig> for Builder {
             "completed a checkpoint"
         );
         Ok(Snapshot { meta, snapshot: SnapshotHandle::Checkpoint { generation } })
+    }
+}
+
+impl Builder {
+    /// Whether a snapshot was installed meanwhile, or is about to be: it is newer than this root, and a checkpoint
+    /// itself.
+    fn overtaken(&self) -> bool {
+        self.shared.installs_begun() != self.installs_begun
+    }
+
+    fn newest(&self) -> Result<Snapshot, io::Error> {
+        let checkpoint = self.shared.checkpoint();
+        checkpoint.map(current).ok_or_else(|| io::Error::other("no checkpoint can be taken now"))
     }
 }
 

@@ -53,6 +53,14 @@ impl Draft {
         Self { grown, ..Self::default() }
     }
 
+    /// A copy of `page` that will replace it, in a buffer of `spare`, as its length is about to change.
+    pub(crate) fn growing(page: PageVersion, spare: &mut Vec<Vec<u8>>) -> Self {
+        let mut draft = Self::empty(spare);
+        draft.grown.extend_from_slice(&page.slice);
+        draft.previous = Some(page);
+        draft
+    }
+
     /// A copy of `page` that will replace it at `version`.
     pub(crate) fn of(version: u64, page: PageVersion) -> Self {
         let bytes = page.clone();

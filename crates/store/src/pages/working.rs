@@ -93,9 +93,14 @@ impl<'a, M> Working<'a, M> {
             return Err(PageError::ValueTooLong { table, bytes: value.len() });
         }
         let number = page_of(hash, self.pages.overlay.tables[table.index()].size.pages);
-        let Change { draft, digest, size, spare } = self.pages.change(table, number);
+        // Looked for before the page is copied: how it is copied depends on it, and where the row lies does not.
+        let found = self.page_held(table, hash).and_then(|held| layout::find(held.bytes(), hash, key));
+        let copy = match found {
+            Some(place) if place.end - place.value == value.len() => Copied::SameLength,
+            _ => Copied::OtherLength,
+        };
+        let Change { draft, digest, size, spare } = self.pages.change(table, number, copy);
         let before = draft.bytes().len();
-        let found = layout::find(draft.bytes(), hash, key);
         let rows = layout::row_count(draft.bytes());
         let larger = before + value.len() + key.len() + ROW_OVERHEAD_BYTES_MAX;
         if larger > PAGE_BYTES_MAX || (found.is_none() && rows >= layout::ROWS_MAX) {
@@ -128,7 +133,7 @@ impl<'a, M> Working<'a, M> {
             return false;
         }
         let number = page_of(hash, self.pages.overlay.tables[table.index()].size.pages);
-        let Change { draft, digest, size, spare } = self.pages.change(table, number);
+        let Change { draft, digest, size, spare } = self.pages.change(table, number, Copied::OtherLength);
         let Some(place) = layout::find(draft.bytes(), hash, key) else { return false };
         let page = draft.grown(spare);
         let before = page.len() as u64;
@@ -161,6 +166,15 @@ impl<M> Drop for Working<'_, M> {
     }
 }
 
+/// What the first change to a page will do to its length.
+#[derive(Clone, Copy)]
+enum Copied {
+    /// Nothing: it is made in the very allocation that will be published.
+    SameLength,
+    /// The bytes become more or fewer, in a buffer.
+    OtherLength,
+}
+
 /// A page that is about to change, and the figures that change with it.
 struct Change<'a> {
     draft: &'a mut Draft,
@@ -170,7 +184,7 @@ struct Change<'a> {
 }
 
 impl<M> Pages<M> {
-    fn change(&mut self, table: TableId, number: u32) -> Change<'_> {
+    fn change(&mut self, table: TableId, number: u32, copy: Copied) -> Change<'_> {
         let newest = &self.newest;
         let Overlay { tables, digest, spare } = &mut self.overlay;
         let TableOverlay { size, changed, place } = &mut tables[table.index()];
@@ -180,7 +194,10 @@ impl<M> Pages<M> {
         }
         if place[at] == 0 {
             let draft = match newest.newest_page(table, number) {
-                Some(page) => Draft::of(newest.version + 1, page),
+                Some(page) => match copy {
+                    Copied::SameLength => Draft::of(newest.version + 1, page),
+                    Copied::OtherLength => Draft::growing(page, spare),
+                },
                 None => {
                     let mut draft = Draft::empty(spare);
                     layout::clear(draft.grown(spare));
@@ -205,9 +222,9 @@ impl<M> Pages<M> {
         let (row_hash, hash_key) = (self.newest.row_hash, self.newest.hash_key);
         let mut stay = self.overlay.spare.pop().unwrap_or_default();
         layout::clear(&mut stay);
-        let Change { draft, spare, .. } = self.change(table, target);
+        let Change { draft, spare, .. } = self.change(table, target, Copied::OtherLength);
         let mut moved = std::mem::take(draft.grown(spare));
-        let Change { draft, size, spare, .. } = self.change(table, source);
+        let Change { draft, size, spare, .. } = self.change(table, source, Copied::OtherLength);
         let page = draft.bytes();
         let mut places = Places::all(page);
         while let Some(RowPlace { start, value, end, .. }) = places.next(page) {
@@ -222,7 +239,7 @@ impl<M> Pages<M> {
         size.pages += 1;
         std::mem::swap(draft.grown(spare), &mut stay);
         spare.push(stay);
-        let Change { draft, spare, .. } = self.change(table, target);
+        let Change { draft, spare, .. } = self.change(table, target, Copied::OtherLength);
         *draft.grown(spare) = moved;
         true
     }

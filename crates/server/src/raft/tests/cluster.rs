@@ -63,6 +63,12 @@ impl Home {
             .is_ok_and(|text| text.contains("settled yes"))
     }
 
+    /// Takes the node back to the moment before it noted that it took part.
+    pub fn forget_settling(&self) {
+        let keeper = Keeper::open(self.dir.path(), &self.name, self.incarnation).unwrap();
+        keeper.change(|identity| identity.settled = false).unwrap();
+    }
+
     /// Forgets everything, as an exchanged disk would.
     pub fn wipe(&mut self) {
         self.dir = tempfile::tempdir().unwrap();

@@ -115,7 +115,7 @@ async fn a_node_that_was_away_too_long_catches_up_by_snapshot() {
     assert!(matches!(refused, Err(RaftStartError::Fatal(_))), "nothing stands in for what is lost");
 
     // A checkpoint that ends before the log begins would leave a gap, so the node goes on to a peer that has more.
-    let third = (0..3).find(|place| ![away, leader].contains(place)).unwrap();
+    let (leader, third) = (staying[0], staying[1]);
     let before = cluster.node(third).raft.status().snapshot;
     cluster.node(third).raft.checkpoint().await.unwrap();
     cluster.until("it is there", |cluster| cluster.node(third).raft.status().snapshot > before).await;
@@ -206,6 +206,38 @@ async fn one_node_alone_is_a_cluster_that_others_may_join() {
     until("it has the command", || joined.commands() == ["alone"]).await;
     solo.stop().await;
     joined.crash().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founder_that_was_killed_before_it_noted_that_it_took_part_starts_again() {
+    let home = Home::new("solo");
+    let cuts = Cuts::default();
+    let solo = home.start(Start::Single, &cuts).await.unwrap();
+    until("it is born", || solo.machine.state().nodes.len() == 1).await;
+    solo.write("kept").await;
+    solo.crash().await;
+    home.forget_settling();
+    let solo = home.start(Start::Single, &cuts).await.unwrap();
+    until("it leads", || solo.raft.leads()).await;
+    solo.write("more").await;
+    assert_eq!(solo.commands(), ["kept", "more"]);
+    solo.stop().await;
+
+    // So do all founders of a cluster, the first of them and those that had only followed.
+    let mut cluster = Cluster::found().await;
+    cluster.write("one").await;
+    let list: Vec<_> = cluster.homes.iter().map(|home| (home.name.clone(), home.addr.clone())).collect();
+    for place in 0..3 {
+        until("it remembers having taken part", || cluster.homes[place].has_settled()).await;
+        cluster.take(place).crash().await;
+        cluster.homes[place].forget_settling();
+    }
+    for place in 0..3 {
+        let node = cluster.homes[place].start(Start::Bootstrap(list.clone()), &cluster.cuts).await.unwrap();
+        cluster.nodes[place] = Some(node);
+    }
+    cluster.write("two").await;
+    cluster.settled(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
