@@ -115,12 +115,12 @@ async fn a_node_that_was_away_too_long_catches_up_by_snapshot() {
     assert!(matches!(refused, Err(RaftStartError::Fatal(_))), "nothing stands in for what is lost");
 
     // A checkpoint that ends before the log begins would leave a gap, so the node goes on to a peer that has more.
-    let third = (0..3).find(|place| ![away, leader].contains(place)).unwrap();
+    let (behind, third) = (staying[0], staying[1]);
     let before = cluster.node(third).raft.status().snapshot;
     cluster.node(third).raft.checkpoint().await.unwrap();
     cluster.until("it is there", |cluster| cluster.node(third).raft.status().snapshot > before).await;
     let newest = cluster.node(third).raft.status().snapshot.unwrap();
-    assert!(cluster.node(leader).raft.status().snapshot < Some(newest));
+    assert!(cluster.node(behind).raft.status().snapshot < Some(newest));
     let fetched = cluster.homes[away].fetch_pages(&cluster.cuts, Some(newest)).await.unwrap();
     assert_eq!(fetched.last_log_id, Some(newest));
     let beyond = log_id(u64::from(u32::MAX), newest.index() + 1);
