@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::Api;
 use super::names::{self, Found, Named};
 use crate::directory::data_loss;
+use crate::edge::LookupGate;
 use crate::metrics::LookupOutcome;
 
 /// Most IDs of one batch: its answer must stay within a few milliseconds and megabytes.
@@ -53,9 +54,10 @@ impl LookupService for Api {
         request: Request<Streaming<LookupStreamRequest>>,
     ) -> Result<Response<Self::LookupStreamStream>, Status> {
         let api = self.clone();
+        let gate = request.extensions().get::<LookupGate>().cloned();
         let answers = request.into_inner().map(move |message| {
-            let api = api.clone();
-            async move { Ok(api.look_up_tagged(message?).await) }
+            let (api, gate) = (api.clone(), gate.clone());
+            async move { Ok(api.look_up_tagged(message?, gate.as_ref()).await) }
         });
         Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_IN_FLIGHT_MAX))))
     }
@@ -154,8 +156,16 @@ impl Api {
         }
     }
 
-    async fn look_up_tagged(&self, message: LookupStreamRequest) -> LookupStreamResponse {
-        let result = match self.look_up(message.lookup.unwrap_or_default()).await {
+    async fn look_up_tagged(
+        &self,
+        message: LookupStreamRequest,
+        gate: Option<&LookupGate>,
+    ) -> LookupStreamResponse {
+        let answered = match gate.map(LookupGate::enter).transpose() {
+            Ok(_pass) => self.look_up(message.lookup.unwrap_or_default()).await,
+            Err(full) => Err(full),
+        };
+        let result = match answered {
             Ok(answer) => StreamAnswer::Answer(answer),
             Err(error) => StreamAnswer::Error(error.into()),
         };

@@ -6,6 +6,7 @@ use berth_proto::error::ApiError;
 use berth_proto::v1;
 use berth_proto::v1::lookup_request::Device;
 use berth_proto::v1::lookup_response::Result as Answer;
+use berth_server::config::LimitSettings;
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -178,6 +179,32 @@ async fn a_stream_answers_every_tag_and_survives_refusals() {
             v1::lookup_stream_response::Result::Answer(_) => assert_ne!(answer.tag % 5, 0),
         }
     }
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_lookup_of_a_stream_counts_as_a_lookup() {
+    let limits = LimitSettings { lookups: Some(1), ..LimitSettings::default() };
+    let mut bench = Bench::start_with(limits).await;
+    bench.assign("a", HUB_3).await;
+    let requests = (0..200u64).map(|tag| v1::LookupStreamRequest {
+        tag,
+        lookup: Some(by_id("a", Consistency::Linearizable)),
+    });
+    let answers = bench.lookups.lookup_stream(stream::iter(requests)).await.unwrap().into_inner();
+    let answers: Vec<v1::LookupStreamResponse> = answers.map(Result::unwrap).collect().await;
+    let (mut found, mut shed) = (0, 0);
+    for answer in answers {
+        match answer.result.unwrap() {
+            v1::lookup_stream_response::Result::Answer(_) => found += 1,
+            v1::lookup_stream_response::Result::Error(error) => {
+                let error = ApiError::from(error);
+                assert!(matches!(error, ApiError::Overloaded { limit: 1, .. }), "{error:?}");
+                shed += 1;
+            }
+        }
+    }
+    assert!(found > 0 && shed > 0 && found + shed == 200, "{found} found, {shed} shed");
     bench.stop().await;
 }
 
