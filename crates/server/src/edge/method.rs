@@ -180,7 +180,7 @@ impl Methods {
             class,
             streams,
             hot: service == HOT_SERVICE,
-            mutates: class == Class::Writes || method == "Import",
+            mutates: mutates(class, method),
             weight: if method == "BatchLookup" { WEIGHT_BATCH } else { 1 },
             idle_max: idle_of(class, method),
         };
@@ -203,6 +203,15 @@ fn class_of(service: &str, method: &str) -> Class {
         (service, _) if service.starts_with("grpc.") => Class::Standard,
         // A service that is new here is watched closely until somebody gives it a class.
         _ => Class::Admin,
+    }
+}
+
+fn mutates(class: Class, method: &str) -> bool {
+    match class {
+        Class::Writes => true,
+        // What is new in administration is taken for a change until somebody says that it only reads.
+        Class::Admin => !["Status", "Digest"].contains(&method),
+        _ => method == "Import",
     }
 }
 
@@ -240,6 +249,19 @@ mod tests {
         assert_eq!(class("/berth.v1.ClusterService/TransferLeader"), Class::Admin);
         assert_eq!(class("/grpc.health.v1.Health/Check"), Class::Standard);
         assert!(methods.names().len() > 40);
+    }
+
+    #[test]
+    fn whatever_may_have_changed_something_is_known_for_it() {
+        let methods = Methods::of_this_build();
+        let mutates = |path: &str| methods.find(path).mutates;
+        for changes in ["AddLearner", "Promote", "RemoveNode", "TransferLeader"] {
+            assert!(mutates(&format!("/berth.v1.ClusterService/{changes}")), "{changes}");
+        }
+        for reads in ["ClusterService/Status", "ClusterService/Digest", "DeviceService/List"] {
+            assert!(!mutates(&format!("/berth.v1.{reads}")), "{reads}");
+        }
+        assert!(mutates("/berth.v1.TopologyService/SetState") && mutates("/berth.v1.DeviceService/Import"));
     }
 
     #[test]
