@@ -285,13 +285,15 @@ impl Directory {
     /// Refuses where this node neither takes writes nor knows who does.
     ///
     /// # Errors
-    /// [`ApiError`]: the node stops, the cluster is not born yet, or no leader is known.
+    /// [`ApiError`]: the node stops, the cluster is not born yet, no leader is known, or this node leads and has lost
+    /// its quorum.
     pub fn check_writes(&self) -> Result<(), ApiError> {
         if *self.inner.serving.watch().borrow() == State::Stopping {
             return Err(stopping());
         }
         self.check_born()?;
         match self.inner.raft.leader() {
+            Some(_) if self.inner.raft.lacks_quorum() => Err(leads_alone()),
             Some(_) => Ok(()),
             None => Err(ApiError::NoQuorum { cause: "no leader is known".to_owned() }),
         }
@@ -365,9 +367,7 @@ impl Directory {
                 let leader = leader.or_else(|| self.inner.raft.leader());
                 ApiError::NotLeader { leader: leader.map(|(id, node)| leader_hint(id, &node)) }
             }
-            WriteError::NoQuorum => {
-                ApiError::NoQuorum { cause: "the leader does not hear from a quorum".to_owned() }
-            }
+            WriteError::NoQuorum => leads_alone(),
             WriteError::Overloaded => ApiError::Overloaded {
                 what: "commands are on their way".to_owned(),
                 limit: crate::raft::grouper::IN_FLIGHT_COMMANDS_MAX as u64,
@@ -415,6 +415,10 @@ pub fn data_loss(damage: &dyn std::error::Error) -> ApiError {
     let correlation_id = uuid::Uuid::now_v7().to_string();
     tracing::error!(%correlation_id, damage = %damage, "data is damaged; rebuild this node from its peers");
     ApiError::DataLoss { correlation_id }
+}
+
+fn leads_alone() -> ApiError {
+    ApiError::NoQuorum { cause: "the leader does not hear from a quorum".to_owned() }
 }
 
 fn stopping() -> ApiError {
