@@ -16,6 +16,7 @@ use berth_proto::convert::Consistency;
 use berth_proto::disk;
 use berth_proto::error::{ApiError, LeaderHint, reason_of_rejection};
 use berth_store::machine::{Machine, Position, Question, Reader, Snapshot};
+use tonic::Code;
 
 pub use pins::{PINS_MAX, Pinned, Pins};
 pub use serving::{Serving, State};
@@ -175,6 +176,27 @@ impl Directory {
                 self.inner.serving.check()?;
                 self.reach(token).await
             }
+        }
+    }
+
+    /// Looks for something in a revision as fresh as asked for. That there is no such thing is said only of a state
+    /// that a quorum confirmed: an older one may merely not have it yet.
+    ///
+    /// # Errors
+    /// As [`Directory::read`], and what `find` says of the last revision it was shown.
+    pub async fn find<T>(
+        &self,
+        consistency: Consistency,
+        find: impl Fn(&Snapshot) -> Result<T, ApiError>,
+    ) -> Result<(Fresh, T), ApiError> {
+        let fresh = self.read(consistency).await?;
+        match find(&fresh.snapshot) {
+            Err(error) if consistency != Consistency::Linearizable && error.code() == Code::NotFound => {
+                let confirmed = self.barrier().await?;
+                let found = find(&confirmed.snapshot)?;
+                Ok((confirmed, found))
+            }
+            found => found.map(|found| (fresh, found)),
         }
     }
 

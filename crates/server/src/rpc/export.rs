@@ -37,14 +37,21 @@ impl Api {
             return Err(ApiError::invalid("partition", problem));
         }
         let mut snapshot_token = asked.snapshot_token.clone();
-        let fresh = match snapshot_token.as_str() {
-            "" => self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?,
-            token => self.pinned(&read_token("snapshot_token", token)?)?,
+        let read = |snapshot: &Snapshot| Filter::read(snapshot, asked.filter.as_ref());
+        let (fresh, filter) = match snapshot_token.as_str() {
+            "" => {
+                let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+                self.directory.find(consistency, read).await?
+            }
+            token => {
+                let fresh = self.pinned(&read_token("snapshot_token", token)?)?;
+                let filter = read(&fresh.snapshot)?;
+                (fresh, filter)
+            }
         };
         if snapshot_token.is_empty() && partitions > 1 {
             snapshot_token = self.hold(&fresh.snapshot)?;
         }
-        let filter = Filter::read(&fresh.snapshot, asked.filter.as_ref())?;
         let (sender, answers) = mpsc::channel(MESSAGES_AHEAD_MAX);
         let part = Part {
             header: self.header(&fresh),

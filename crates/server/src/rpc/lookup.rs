@@ -19,7 +19,7 @@ use berth_proto::v1::{
 };
 use berth_store::machine::Snapshot;
 use futures_util::{Stream, StreamExt};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Api;
 use super::names::{self, Found, Named};
@@ -68,19 +68,27 @@ impl LookupService for Api {
     ) -> Result<Response<LookupRouteResponse>, Status> {
         let asked = request.into_inner();
         let key = RouteKey::parse(&asked.key).map_err(|error| ApiError::invalid("key", error))?;
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
-        self.directory.work().route_looked_up();
-        let topology = fresh.snapshot.topology();
-        let found = topology.route(&key).and_then(|route| Some((route, topology.stamp(route.stamp)?)));
-        let (route, stamp) = found.ok_or_else(|| names::unknown(ObjectKind::Route, &key))?;
-        Ok(Response::new(LookupRouteResponse {
-            header: Some(self.header(&fresh)),
-            key: key.to_string(),
-            stamp: stamp.name.to_string(),
-            app_endpoint: stamp.app_endpoint.clone(),
-            state: state_message(stamp.state) as i32,
-            revision: route.revision.0,
-        }))
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| {
+            let topology = snapshot.topology();
+            let found = topology.route(&key).and_then(|route| Some((route, topology.stamp(route.stamp)?)));
+            let (route, stamp) = found.ok_or_else(|| names::unknown(ObjectKind::Route, &key))?;
+            Ok(LookupRouteResponse {
+                header: None,
+                key: key.to_string(),
+                stamp: stamp.name.to_string(),
+                app_endpoint: stamp.app_endpoint.clone(),
+                state: state_message(stamp.state) as i32,
+                revision: route.revision.0,
+            })
+        };
+        let found = self.directory.find(consistency, find).await;
+        // A node that could not answer has looked nothing up.
+        if found.as_ref().map_or_else(|error| error.code() == Code::NotFound, |_| true) {
+            self.directory.work().route_looked_up();
+        }
+        let (fresh, answer) = found?;
+        Ok(Response::new(LookupRouteResponse { header: Some(self.header(&fresh)), ..answer }))
     }
 }
 
@@ -102,8 +110,7 @@ impl Api {
             }
         };
         let consistency = Consistency::from_message(asked.consistency.as_ref())?;
-        let fresh = self.directory.read(consistency).await?;
-        let found = named.find(&fresh.snapshot)?;
+        let (fresh, found) = self.directory.find(consistency, |snapshot| named.find(snapshot)).await?;
         let confirmed = consistency == Consistency::Linearizable;
         let result = match (names::negative(found.mapping.as_ref()), &found.mapping) {
             (None, Some(mapping)) => {

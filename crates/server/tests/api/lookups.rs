@@ -234,6 +234,39 @@ async fn a_route_leads_to_its_stamp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_to_be_unknown_before_a_quorum_confirmed_it() {
+    let mut bench = Bench::start().await;
+    bench.assign("a", HUB_1).await;
+    let local = || Some(Consistency::Local.to_message());
+    let rounds = async |bench: &Bench| counters(bench).await["berth_read_index_rounds_total"];
+    let get = |device: &str| v1::GetRequest {
+        device: Some(v1::get_request::Device::DeviceId(device.to_owned())),
+        consistency: local(),
+    };
+
+    let before = rounds(&bench).await;
+    bench.devices.get(get("a")).await.unwrap();
+    let hub = |name: &str| v1::GetHubRequest { name: name.to_owned(), consistency: local() };
+    bench.topology.get_hub(hub(HUB_1)).await.unwrap();
+    assert!(rounds(&bench).await <= before, "what is there is answered from the replica alone");
+
+    let mut codes = Vec::new();
+    codes.push(refused(bench.devices.get(get("nobody")).await).0);
+    codes.push(refused(bench.topology.get_hub(hub("nowhere.example")).await).0);
+    let route = v1::LookupRouteRequest { key: "elsewhere".to_owned(), consistency: local() };
+    codes.push(refused(bench.lookups.lookup_route(route).await).0);
+    let scopeless = v1::LookupRequest { consistency: local(), ..by_registration("r", "0ne00000009") };
+    codes.push(refused(bench.lookups.lookup(scopeless).await).0);
+    let filter = v1::DeviceFilter { stamp: "gone".to_owned(), ..v1::DeviceFilter::default() };
+    let list = v1::ListRequest { filter: Some(filter), consistency: local(), ..v1::ListRequest::default() };
+    codes.push(refused(bench.devices.list(list).await).0);
+    assert_eq!(codes, [Code::NotFound; 5]);
+    let grown = rounds(&bench).await - before;
+    assert!(grown >= 5.0, "5 answers NOT_FOUND took {grown} rounds");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_done_is_counted() {
     let mut bench = Bench::start().await;
     let before = counters(&bench).await;
