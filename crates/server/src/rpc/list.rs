@@ -49,7 +49,12 @@ impl Api {
         let hash = filter.hash;
         let (devices, next) = walk(fresh.snapshot.clone(), filter, place, count as usize).await?;
         let next_page_token = match next {
-            None => String::new(),
+            None => {
+                if let Some(token) = from {
+                    self.directory.pins().release(token.pin);
+                }
+                String::new()
+            }
             Some(place) => self.next_token(&fresh, from, place, hash)?,
         };
         Ok(ListResponse { header: Some(self.header(&fresh)), devices, next_page_token })
@@ -81,7 +86,7 @@ impl Api {
     ) -> Result<String, ApiError> {
         let pin = match from {
             Some(token) => token.pin,
-            None => self.directory.pins().hold(fresh.snapshot.clone())?.pin,
+            None => self.directory.pins().hold(fresh.snapshot.clone(), 1)?.pin,
         };
         let token = SnapshotToken {
             node_id: self.directory.node().id,
