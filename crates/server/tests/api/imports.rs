@@ -6,6 +6,7 @@ use berth_proto::v1::import_request::Message;
 use futures_util::{StreamExt, stream};
 use tonic::Status;
 
+use crate::lookups::rounds;
 use crate::{Bench, HUB_1, HUB_2, apply, assignment, request_id};
 
 fn start() -> v1::ImportStart {
@@ -123,6 +124,10 @@ async fn existing_devices_are_updated_skipped_or_refused_as_asked() {
     };
     let skipped = sound(import(&mut bench, how(v1::IfExists::Skip), chunk()).await);
     assert_eq!((skipped[0].created, skipped[0].skipped, skipped[0].refused), (1, 1, 0));
+    let before = rounds(&bench).await;
+    let again = sound(import(&mut bench, how(v1::IfExists::Skip), chunk()).await);
+    assert_eq!((again[0].created, again[0].skipped), (0, 2));
+    assert!(rounds(&bench).await > before, "a quorum confirms what exists");
     let refused = sound(import(&mut bench, how(v1::IfExists::Fail), chunk()).await);
     assert_eq!((refused[0].created, refused[0].skipped, refused[0].refused), (0, 0, 2));
     assert_eq!(bench.get("old").await.unwrap().hub, HUB_2);

@@ -238,7 +238,6 @@ async fn nothing_is_said_to_be_unknown_before_a_quorum_confirmed_it() {
     let mut bench = Bench::start().await;
     bench.assign("a", HUB_1).await;
     let local = || Some(Consistency::Local.to_message());
-    let rounds = async |bench: &Bench| counters(bench).await["berth_read_index_rounds_total"];
     let get = |device: &str| v1::GetRequest {
         device: Some(v1::get_request::Device::DeviceId(device.to_owned())),
         consistency: local(),
@@ -309,6 +308,11 @@ async fn what_was_done_is_counted() {
     assert!(grown("berth_read_index_rounds_total") >= 1.0);
     assert!(grown("berth_read_index_sharers_sum") >= 1.0);
     bench.stop().await;
+}
+
+/// Rounds that confirmed with a quorum how fresh reads are.
+pub async fn rounds(bench: &Bench) -> f64 {
+    counters(bench).await["berth_read_index_rounds_total"]
 }
 
 /// Every sample of the node's metrics, by name and labels.
