@@ -201,14 +201,15 @@ impl Api {
         let varies = attempt > 0 || plan.if_exists == IfExists::Skip;
         let request_id = chunk_request_id(&plan.import, chunk_no, attempt);
         match self.directory.try_propose(proposal(Some(request_id))).await? {
-            // A long import outlives the memory of request IDs. Its rows say what is to be, so writing them again
-            // changes nothing that they did not change the first time.
-            Err(Rejection::RequestIdExpired { .. }) => {}
             Err(Rejection::RequestIdReused { .. }) if varies => {}
-            // The whole import is wrong, not one row of it.
-            Err(wrong @ (Rejection::RequestIdReused { .. } | Rejection::RequestIdAhead { .. })) => {
-                return Err(wrong.into());
-            }
+            // The whole import is wrong, not one row of it. A chunk whose ID is forgotten may have been written long
+            // ago: written again without its ID it would undo what came after it, so its caller has to say that it
+            // is to be written.
+            Err(
+                wrong @ (Rejection::RequestIdReused { .. }
+                | Rejection::RequestIdExpired { .. }
+                | Rejection::RequestIdAhead { .. }),
+            ) => return Err(wrong.into()),
             decided => return Ok((None, decided)),
         }
         Ok((None, self.directory.try_propose(proposal(None)).await?))
