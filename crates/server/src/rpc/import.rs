@@ -3,12 +3,13 @@
 //! One task reads and parses chunks, another writes them, so that the next chunk is parsed while one is being
 //! replicated. Chunks are written one after the other: what is acknowledged is exactly a prefix of the import.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod surplus;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use berth_core::{
-    Assign, Command, EvidenceSource, HubName, ObjectKind, Origin, Outcome, Precondition, Rejection,
-    RequestId, ScopeName,
+    Assign, Command, EvidenceSource, HubName, Origin, Outcome, Precondition, Rejection, RequestId, ScopeName,
 };
 use berth_proto::convert::{
     AssignReader, Envelope, PackedIds, Violations, parse_request_id, warning_message,
@@ -22,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use xxhash_rust::xxh3::xxh3_128;
 
+use self::surplus::Surplus;
 use super::Api;
 use super::answer::misfit;
 use super::device::check_batch_size;
@@ -154,7 +156,7 @@ impl Api {
                 Ok(other) => return Err(misfit(&other)),
                 Err(rejection) => {
                     let snapshot = checked.map_or_else(|| self.directory.newest(), |fresh| fresh.snapshot);
-                    answer.skipped += take_out(plan, &snapshot, rejection, &mut rows, &mut refused);
+                    answer.skipped += take_out(plan, &snapshot, rejection, &mut rows, &mut refused)?;
                 }
             }
         }
@@ -237,18 +239,15 @@ fn take_out(
     rejection: Rejection,
     rows: &mut Vec<Row>,
     refused: &mut Vec<RefusedRow>,
-) -> u64 {
+) -> Result<u64, ApiError> {
     let mut why: BTreeMap<usize, Rejection> = match rejection {
         Rejection::Batch { items } => {
             items.into_iter().map(|item| (item.index as usize, item.rejection)).collect()
         }
-        Rejection::Full { kind, ref name, asked, used, reserved, hard } => {
-            let room = hard.saturating_sub(used).saturating_sub(reserved);
-            let surplus = usize::try_from(asked.saturating_sub(room)).unwrap_or(usize::MAX);
-            let arriving = arriving(snapshot, kind, name, rows);
-            // At least one goes, so that the next attempt is another one.
-            let gone = arriving.into_iter().rev().take(surplus.max(1));
-            gone.map(|index| (index, rejection.clone())).collect()
+        // Nobody has to go where somebody else has made room since.
+        Rejection::Full { .. } => {
+            let assigns = rows.iter().map(|row| &row.assign).collect();
+            snapshot.view(Surplus(assigns)).map_err(|damage| data_loss(&damage))?
         }
         // Whatever else there is, no row of the chunk can be written.
         ref other => (0..rows.len()).map(|index| (index, other.clone())).collect(),
@@ -267,28 +266,7 @@ fn take_out(
         }
     }
     *rows = kept;
-    skipped
-}
-
-/// The rows that need a seat on a hub or stamp, in order.
-fn arriving(snapshot: &Snapshot, kind: ObjectKind, name: &str, rows: &[Row]) -> Vec<usize> {
-    let topology = snapshot.topology();
-    let hubs: BTreeSet<_> = topology
-        .hubs()
-        .filter(|hub| match kind {
-            ObjectKind::Stamp => {
-                topology.stamp(hub.stamp).is_some_and(|stamp| stamp.name.as_str() == name)
-            }
-            _ => hub.name.as_str() == name,
-        })
-        .map(|hub| hub.no)
-        .collect();
-    let arrives = |row: &Row| {
-        let target = row.assign.hub.as_ref().and_then(|hub| topology.hub_named(hub)).map(|hub| hub.no);
-        let held = snapshot.device(&row.assign.device).ok().flatten().and_then(|mapping| mapping.hub);
-        target.is_some_and(|target| hubs.contains(&target)) && !held.is_some_and(|held| hubs.contains(&held))
-    };
-    rows.iter().enumerate().filter(|(_, row)| arrives(row)).map(|(index, _)| index).collect()
+    Ok(skipped)
 }
 
 impl Plan {
@@ -442,6 +420,8 @@ fn row_error(row: RefusedRow) -> RowError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use berth_proto::v1::DeviceAssignment;
 

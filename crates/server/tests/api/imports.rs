@@ -160,6 +160,30 @@ async fn a_full_hub_takes_what_fits_and_refuses_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_full_hubs_in_one_chunk_refuse_no_row_that_fits() {
+    let mut bench = Bench::start().await;
+    let name = |n: usize| format!("small-{n}.azure-devices.net");
+    let hub = |n| v1::DesiredHub {
+        name: name(n),
+        stamp: Some("prod-1".to_owned()),
+        capacity: Some(v1::DesiredCapacity { soft: None, hard: Some(v1::DesiredLimit { devices: Some(1) }) }),
+        ..v1::DesiredHub::default()
+    };
+    let desired = v1::DesiredTopology { hubs: (0..20).map(hub).collect(), ..v1::DesiredTopology::default() };
+    bench.topology.apply(apply(desired)).await.unwrap();
+    for validate_only in [true, false] {
+        let start = v1::ImportStart { on_error: v1::OnError::Continue as i32, validate_only, ..start() };
+        let mut devices: Vec<_> = (0..40).map(|n| assignment(&format!("d-{n}"), &name(n / 2))).collect();
+        devices.push(assignment("elsewhere", HUB_2));
+        let answers = sound(import(&mut bench, start, vec![rows(1, devices)]).await);
+        assert_eq!((answers[0].created, answers[0].refused), (21, 20));
+        let errors = row_errors(&answers[0]);
+        assert!(errors.iter().all(|(_, error)| matches!(error, ApiError::Rejected(Rejection::Full { .. }))));
+    }
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_reports_and_writes_nothing() {
     let mut bench = Bench::start().await;
     let start = v1::ImportStart { validate_only: true, on_error: v1::OnError::Continue as i32, ..start() };
