@@ -475,11 +475,8 @@ mod tests {
     fn rows_behind_an_illegal_packed_id_are_read() {
         let plan = Plan::read(String::new(), &start()).unwrap();
         let packed = b"\x01a\x00\x01b\x01\xff\x01c\x09d";
-        let chunk = ImportChunk {
-            chunk_no: 1,
-            rows: vec![row("r")],
-            packed_device_ids: packed.as_slice().into(),
-        };
+        let chunk =
+            ImportChunk { chunk_no: 1, rows: vec![row("r")], packed_device_ids: packed.as_slice().into() };
         let parsed = plan.parse(None, &chunk).unwrap();
         assert_eq!(parsed.rows.iter().map(|row| row.number).collect::<Vec<_>>(), [0, 1, 3, 5]);
         assert_eq!(parsed.refused.iter().map(|row| row.number).collect::<Vec<_>>(), [2, 4, 6]);

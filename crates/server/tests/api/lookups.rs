@@ -187,10 +187,8 @@ async fn each_lookup_of_a_stream_counts_as_a_lookup() {
     let limits = LimitSettings { lookups: Some(1), ..LimitSettings::default() };
     let mut bench = Bench::start_with(limits).await;
     bench.assign("a", HUB_3).await;
-    let requests = (0..200u64).map(|tag| v1::LookupStreamRequest {
-        tag,
-        lookup: Some(by_id("a", Consistency::Linearizable)),
-    });
+    let requests = (0..200u64)
+        .map(|tag| v1::LookupStreamRequest { tag, lookup: Some(by_id("a", Consistency::Linearizable)) });
     let answers = bench.lookups.lookup_stream(stream::iter(requests)).await.unwrap().into_inner();
     let answers: Vec<v1::LookupStreamResponse> = answers.map(Result::unwrap).collect().await;
     let (mut found, mut shed) = (0, 0);

@@ -273,9 +273,9 @@ async fn a_leader_cut_off_takes_neither_writes_nor_reads() {
     })
     .await;
     until("the new leader hears the other", || {
-        cluster.live().any(|node| {
-            node.raft.id() != old.raft.id() && node.raft.leads() && !node.raft.lacks_quorum()
-        })
+        cluster
+            .live()
+            .any(|node| node.raft.id() != old.raft.id() && node.raft.leads() && !node.raft.lacks_quorum())
     })
     .await;
     let read = old.raft.confirm_read().await.unwrap_err();

@@ -170,8 +170,12 @@ mod tests {
     fn surplus(model: &mut Model, rows: &[Assign]) -> Vec<usize> {
         let out = Surplus(rows.iter().collect()).ask(model);
         assert!(out.values().all(|why| matches!(why, Rejection::Full { .. })), "{out:?}");
-        let fits: Vec<Assign> =
-            rows.iter().enumerate().filter(|(at, _)| !out.contains_key(at)).map(|(_, row)| row.clone()).collect();
+        let fits: Vec<Assign> = rows
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| !out.contains_key(at))
+            .map(|(_, row)| row.clone())
+            .collect();
         if !fits.is_empty() {
             propose(model, Command::BatchAssign(fits)).unwrap();
         }
