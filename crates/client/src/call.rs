@@ -154,7 +154,7 @@ impl Client {
         Ok(answer)
     }
 
-    fn learn_time(&self, attempt: &Attempt) {
+    pub(crate) fn learn_time(&self, attempt: &Attempt) {
         match &attempt.reason {
             ApiError::Rejected(berth_core::Rejection::RequestIdExpired { kept_since, .. }) => {
                 self.mint.set_cluster_time(kept_since.0.saturating_add(REMINT_MARGIN_MS));

@@ -61,6 +61,9 @@ impl Client {
     /// `import_id` is replaced by a new one. Returns once all chunks are acknowledged, or the cluster stopped the
     /// import at a refused row.
     ///
+    /// A long import outlives the time for which the cluster remembers request IDs. It then goes on under a new ID,
+    /// unless a chunk that is not acknowledged may have been written under the old one.
+    ///
     /// # Errors
     /// [`Error::OutcomeUnknown`] names the import ID where nobody answered for the client's deadline: import again
     /// under this ID, from the first chunk without acknowledgement. See [`Error`] for the rest.
@@ -75,7 +78,7 @@ impl Client {
         }
         let options = self.options();
         let mut backoff = Backoff::new(options.backoff_first, options.backoff_max);
-        let mut run = Run { waiting: VecDeque::new(), is_last_seen: false, totals: ImportTotals::default() };
+        let mut run = Run::default();
         let mut stuck_since = Instant::now();
         let mut attempts = 0_u32;
         loop {
@@ -101,8 +104,16 @@ impl Client {
                 node.rest();
             }
             self.nodes.forget_leader(&node);
-            if matches!(attempt.next, Next::Final | Next::RequestId) {
-                return Err(attempt.into_error());
+            match attempt.next {
+                Next::Final => return Err(attempt.into_error()),
+                Next::RequestId if run.in_doubt > 0 => return Err(attempt.into_error()),
+                Next::RequestId => {
+                    self.learn_time(&attempt);
+                    start.import_id = self.new_request_id();
+                }
+                // The server may go on with what it has read.
+                Next::Unknown => run.in_doubt = run.waiting.len(),
+                Next::Elsewhere | Next::Later => {}
             }
             if attempts >= options.attempts_max || stuck_since.elapsed() >= self.deadline() {
                 let last =
@@ -128,9 +139,12 @@ enum Broken {
 }
 
 /// An import over all its streams.
+#[derive(Default)]
 struct Run {
     /// Chunks without acknowledgement, the oldest first.
     waiting: VecDeque<v1::ImportChunk>,
+    /// How many of them, the oldest, may have been written by a stream that broke.
+    in_doubt: usize,
     /// True once the caller's last chunk was taken.
     is_last_seen: bool,
     totals: ImportTotals,
@@ -203,6 +217,7 @@ impl Run {
         match self.waiting.pop_front() {
             Some(chunk) if chunk.chunk_no == ack.chunk_no => {
                 self.totals.add(ack);
+                self.in_doubt = self.in_doubt.saturating_sub(1);
                 Ok(())
             }
             Some(chunk) => {

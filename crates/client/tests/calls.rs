@@ -34,6 +34,10 @@ struct Actor {
     chunks: Arc<Mutex<Vec<Vec<u64>>>>,
     /// Chunks after which an import breaks off; none once empty.
     breaks_after: Arc<Mutex<VecDeque<usize>>>,
+    /// IDs of imports, stream by stream.
+    import_ids: Arc<Mutex<Vec<String>>>,
+    /// The cluster has forgotten replies: from this stream and chunk on, the first import's ID is refused.
+    forgets: Arc<Mutex<Option<(usize, u64)>>>,
 }
 
 impl Actor {
@@ -116,10 +120,31 @@ impl DeviceService for Actor {
             chunks.len() - 1
         };
         let chunks = Arc::clone(&self.chunks);
+        let (import_ids, forgets) = (Arc::clone(&self.import_ids), *self.forgets.lock().unwrap());
         tokio::spawn(async move {
             let mut count = 0;
             while let Ok(Some(message)) = messages.message().await {
-                let Some(v1::import_request::Message::Chunk(chunk)) = message.message else { continue };
+                let chunk = match message.message {
+                    Some(v1::import_request::Message::Chunk(chunk)) => chunk,
+                    Some(v1::import_request::Message::Start(start)) => {
+                        import_ids.lock().unwrap().push(start.import_id);
+                        continue;
+                    }
+                    None => continue,
+                };
+                let is_first_id = {
+                    let ids = import_ids.lock().unwrap();
+                    ids.first() == ids.last()
+                };
+                if is_first_id && forgets.is_some_and(|(stream, no)| at >= stream && chunk.chunk_no >= no) {
+                    let expired = berth_core::Rejection::RequestIdExpired {
+                        request_id: "0190".to_owned(),
+                        made: berth_core::Timestamp(1),
+                        kept_since: berth_core::Timestamp(2),
+                    };
+                    let _ = answers.send(Err(ApiError::Rejected(expired).into())).await;
+                    return;
+                }
                 chunks.lock().unwrap()[at].push(chunk.chunk_no);
                 count += 1;
                 if breaks_after.is_some_and(|after| count > after) {
@@ -321,14 +346,7 @@ async fn an_import_goes_on_after_the_last_acknowledged_chunk() {
     let node = Actor::default();
     node.breaks_after.lock().unwrap().extend([3, 0, 5]);
     let client = client(&[&node.serve().await]);
-    let (sender, chunks) = mpsc::channel(2);
-    tokio::spawn(async move {
-        for chunk_no in 1..=10 {
-            let rows = vec![v1::DeviceAssignment::default(); 3];
-            let chunk = v1::ImportChunk { chunk_no, rows, ..Default::default() };
-            sender.send(chunk).await.unwrap();
-        }
-    });
+    let chunks = ten_chunks();
     let mut acks = Vec::new();
     let totals =
         client.import(v1::ImportStart::default(), chunks, |ack| acks.push(ack.chunk_no)).await.unwrap();
@@ -337,6 +355,45 @@ async fn an_import_goes_on_after_the_last_acknowledged_chunk() {
     let streams = node.chunks.lock().unwrap().clone();
     assert_eq!(streams.len(), 4);
     assert_eq!(streams[1].first(), Some(&4), "chunks 1 to 3 were acknowledged");
+}
+
+/// Ten chunks of three rows, one after the other.
+fn ten_chunks() -> mpsc::Receiver<v1::ImportChunk> {
+    let (sender, chunks) = mpsc::channel(2);
+    tokio::spawn(async move {
+        for chunk_no in 1..=10 {
+            let rows = vec![v1::DeviceAssignment::default(); 3];
+            if sender.send(v1::ImportChunk { chunk_no, rows, ..Default::default() }).await.is_err() {
+                return;
+            }
+        }
+    });
+    chunks
+}
+
+#[tokio::test]
+async fn an_import_that_outlives_its_id_goes_on_under_another() {
+    let node = Actor::default();
+    *node.forgets.lock().unwrap() = Some((0, 4));
+    let client = client(&[&node.serve().await]);
+    let totals = client.import(v1::ImportStart::default(), ten_chunks(), |_| ()).await.unwrap();
+    assert_eq!((totals.created, totals.chunks), (30, 10));
+    let ids = node.import_ids.lock().unwrap().clone();
+    assert!(ids.len() == 2 && ids[0] != ids[1], "{ids:?}");
+    assert_eq!(node.chunks.lock().unwrap()[1].first(), Some(&4), "chunks 1 to 3 were acknowledged");
+}
+
+#[tokio::test]
+async fn a_chunk_in_doubt_is_not_written_under_another_id() {
+    let node = Actor::default();
+    *node.forgets.lock().unwrap() = Some((1, 1));
+    node.breaks_after.lock().unwrap().push_back(0);
+    let client = client(&[&node.serve().await]);
+    let error = client.import(v1::ImportStart::default(), ten_chunks(), |_| ()).await.unwrap_err();
+    assert!(
+        matches!(error.api_error(), Some(ApiError::Rejected(berth_core::Rejection::RequestIdExpired { .. }))),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use berth_proto::convert::Consistency;
 use berth_proto::disk;
 use berth_proto::error::{ApiError, LeaderHint, reason_of_rejection};
 use berth_store::machine::{Machine, Position, Question, Reader, Snapshot};
+use tonic::Code;
 
 pub use pins::{PINS_MAX, Pinned, Pins};
 pub use serving::{Serving, State};
@@ -178,6 +179,27 @@ impl Directory {
         }
     }
 
+    /// Looks for something in a revision as fresh as asked for. That there is no such thing is said only of a state
+    /// that a quorum confirmed: an older one may merely not have it yet.
+    ///
+    /// # Errors
+    /// As [`Directory::read`], and what `find` says of the last revision it was shown.
+    pub async fn find<T>(
+        &self,
+        consistency: Consistency,
+        find: impl Fn(&Snapshot) -> Result<T, ApiError>,
+    ) -> Result<(Fresh, T), ApiError> {
+        let fresh = self.read(consistency).await?;
+        match find(&fresh.snapshot) {
+            Err(error) if consistency != Consistency::Linearizable && error.code() == Code::NotFound => {
+                let confirmed = self.barrier().await?;
+                let found = find(&confirmed.snapshot)?;
+                Ok((confirmed, found))
+            }
+            found => found.map(|found| (fresh, found)),
+        }
+    }
+
     /// Passes one read-index barrier.
     ///
     /// # Errors
@@ -285,13 +307,15 @@ impl Directory {
     /// Refuses where this node neither takes writes nor knows who does.
     ///
     /// # Errors
-    /// [`ApiError`]: the node stops, the cluster is not born yet, or no leader is known.
+    /// [`ApiError`]: the node stops, the cluster is not born yet, no leader is known, or this node leads and has lost
+    /// its quorum.
     pub fn check_writes(&self) -> Result<(), ApiError> {
         if *self.inner.serving.watch().borrow() == State::Stopping {
             return Err(stopping());
         }
         self.check_born()?;
         match self.inner.raft.leader() {
+            Some(_) if self.inner.raft.lacks_quorum() => Err(leads_alone()),
             Some(_) => Ok(()),
             None => Err(ApiError::NoQuorum { cause: "no leader is known".to_owned() }),
         }
@@ -365,9 +389,7 @@ impl Directory {
                 let leader = leader.or_else(|| self.inner.raft.leader());
                 ApiError::NotLeader { leader: leader.map(|(id, node)| leader_hint(id, &node)) }
             }
-            WriteError::NoQuorum => {
-                ApiError::NoQuorum { cause: "the leader does not hear from a quorum".to_owned() }
-            }
+            WriteError::NoQuorum => leads_alone(),
             WriteError::Overloaded => ApiError::Overloaded {
                 what: "commands are on their way".to_owned(),
                 limit: crate::raft::grouper::IN_FLIGHT_COMMANDS_MAX as u64,
@@ -415,6 +437,10 @@ pub fn data_loss(damage: &dyn std::error::Error) -> ApiError {
     let correlation_id = uuid::Uuid::now_v7().to_string();
     tracing::error!(%correlation_id, damage = %damage, "data is damaged; rebuild this node from its peers");
     ApiError::DataLoss { correlation_id }
+}
+
+fn leads_alone() -> ApiError {
+    ApiError::NoQuorum { cause: "the leader does not hear from a quorum".to_owned() }
 }
 
 fn stopping() -> ApiError {

@@ -5,8 +5,11 @@ use bytes::Bytes;
 /// Why packed IDs cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PackedIdsError {
-    /// The field ends inside an ID.
-    #[error("ends inside ID {index}; each ID is one byte of length, then its bytes")]
+    /// The field ends inside an ID: nothing from there on can be told apart.
+    #[error(
+        "ends inside ID {index}, so that from there on nothing can be read; each ID is one byte of length, then its \
+         bytes"
+    )]
     Short {
         /// Position of the ID, from 0.
         index: usize,
@@ -19,7 +22,8 @@ pub enum PackedIdsError {
     },
 }
 
-/// Reads packed IDs one by one; stops after the first error.
+/// Reads packed IDs one by one. An illegal one is told in its place, and those behind it are read all the same; where
+/// the field ends inside an ID nothing follows.
 #[derive(Debug, Clone)]
 pub struct PackedIds<'a> {
     rest: &'a [u8],
@@ -57,10 +61,7 @@ impl<'a> Iterator for PackedIds<'a> {
         self.rest = rest;
         match std::str::from_utf8(id) {
             Ok(id) if !id.is_empty() => Some(Ok(id)),
-            _ => {
-                self.rest = &[];
-                Some(Err(PackedIdsError::Illegal { index }))
-            }
+            _ => Some(Err(PackedIdsError::Illegal { index })),
         }
     }
 }
@@ -101,6 +102,16 @@ mod tests {
     #[test]
     fn errors_name_the_id() {
         assert_eq!(PackedIds::new(b"\x01a\x05b").last(), Some(Err(PackedIdsError::Short { index: 1 })));
-        assert_eq!(PackedIds::new(b"\x01a\x00\x01b").last(), Some(Err(PackedIdsError::Illegal { index: 1 })));
+        let illegal = |index| Err(PackedIdsError::Illegal { index });
+        let read: Vec<_> = PackedIds::new(b"\x01a\x00\x01b\x01\xff\x01c").collect();
+        assert_eq!(read, [Ok("a"), illegal(1), Ok("b"), illegal(3), Ok("c")]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_id_that_is_counted_is_read_or_refused(bytes in proptest::collection::vec(0u8..8, 0..300)) {
+            let ids = PackedIds::new(&bytes);
+            prop_assert_eq!(ids.count_ids(), ids.count());
+        }
     }
 }

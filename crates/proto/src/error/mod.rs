@@ -145,7 +145,7 @@ pub enum ApiError {
         needed_bytes: u64,
     },
     /// The write may or may not happen.
-    #[error("the outcome of the write is unknown ({cause}); repeat it only with the same request ID{}", told_request(.request_id.as_deref()))]
+    #[error("the outcome of the write is unknown ({cause}); {}", before_repeat(.request_id.as_deref()))]
     OutcomeUnknown {
         /// The request ID of the write, where it had one.
         request_id: Option<String>,
@@ -297,6 +297,9 @@ fn told_leader(leader: Option<&LeaderHint>) -> String {
     }
 }
 
-fn told_request(request_id: Option<&str>) -> String {
-    request_id.map_or_else(String::new, |id| format!(" {id}"))
+fn before_repeat(request_id: Option<&str>) -> String {
+    match request_id {
+        Some(id) => format!("repeat it only with the same request ID {id}"),
+        None => "repeat it only with the same request ID, or look first where it had none".to_owned(),
+    }
 }

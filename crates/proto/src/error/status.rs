@@ -84,6 +84,11 @@ pub fn from_status_bytes(bytes: &[u8]) -> Option<ApiError> {
 }
 
 impl ApiError {
+    /// The gRPC code that it is answered with.
+    pub fn code(&self) -> Code {
+        class(self).0
+    }
+
     /// The reason as an ErrorInfo tells it: one of a fixed list.
     pub fn reason(&self) -> &'static str {
         reason_text(class(self).1)

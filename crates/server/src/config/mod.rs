@@ -74,6 +74,8 @@ pub struct CheckpointPace {
 pub struct Limits {
     /// Lookups and batch lookups.
     pub lookups: usize,
+    /// Lookup streams that are open.
+    pub streams: usize,
     /// Changes of devices and topology.
     pub writes: usize,
     /// Import, export and list streams.

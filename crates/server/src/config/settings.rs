@@ -64,6 +64,7 @@ pub struct CheckpointSettings {
 #[allow(missing_docs)]
 pub struct LimitSettings {
     pub lookups: Option<usize>,
+    pub streams: Option<usize>,
     pub writes: Option<usize>,
     pub bulk: Option<usize>,
     pub admin: Option<usize>,
@@ -133,6 +134,7 @@ impl Settings {
             },
             limits: LimitSettings {
                 lookups: self.limits.lookups.or(later.limits.lookups),
+                streams: self.limits.streams.or(later.limits.streams),
                 writes: self.limits.writes.or(later.limits.writes),
                 bulk: self.limits.bulk.or(later.limits.bulk),
                 admin: self.limits.admin.or(later.limits.admin),
@@ -183,6 +185,7 @@ impl Settings {
             },
             limits: Limits {
                 lookups: limit("limits.lookups", self.limits.lookups, 8_192)?,
+                streams: limit("limits.streams", self.limits.streams, 4_096)?,
                 writes: limit("limits.writes", self.limits.writes, 4_096)?,
                 bulk: limit("limits.bulk", self.limits.bulk, 32)?,
                 admin: limit("limits.admin", self.limits.admin, 32)?,

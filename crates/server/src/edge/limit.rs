@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use berth_proto::error::ApiError;
 use http::Response;
 use pin_project_lite::pin_project;
 use tonic::Code;
@@ -36,6 +37,11 @@ pub struct Pass {
     gate: Arc<Gate>,
     weight: u64,
 }
+
+/// The gate of the lookups, an extension of lookup streams: each lookup in a stream takes its own share of it, since
+/// the stream itself holds none.
+#[derive(Debug, Clone)]
+pub struct LookupGate(Arc<Gate>);
 
 /// One gate per class.
 #[derive(Debug, Clone)]
@@ -86,6 +92,16 @@ impl Gate {
     }
 }
 
+impl LookupGate {
+    /// Lets one lookup of a stream through.
+    ///
+    /// # Errors
+    /// The same refusal that a lookup on its own gets where the class is full.
+    pub fn enter(&self) -> Result<Pass, ApiError> {
+        self.0.enter(1).ok_or_else(|| refusal::overloaded(Class::Lookups, self.0.limit()))
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         self.gate.used.fetch_sub(self.weight, Ordering::AcqRel);
@@ -104,6 +120,7 @@ impl Gates {
         Self(Arc::new(Class::ALL.map(|class| {
             Gate::new(match class {
                 Class::Lookups => limits.lookups,
+                Class::Streams => limits.streams,
                 Class::Writes => limits.writes,
                 Class::Bulk => limits.bulk,
                 Class::Admin => limits.admin,
@@ -114,9 +131,10 @@ impl Gates {
 
     /// The gate of a class.
     pub fn of(&self, class: Class) -> &Arc<Gate> {
-        let [lookups, writes, bulk, admin, standard] = &*self.0;
+        let [lookups, streams, writes, bulk, admin, standard] = &*self.0;
         match class {
             Class::Lookups => lookups,
+            Class::Streams => streams,
             Class::Writes => writes,
             Class::Bulk => bulk,
             Class::Admin => admin,
@@ -145,8 +163,11 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, call: Call<B>) -> Self::Future {
+    fn call(&mut self, mut call: Call<B>) -> Self::Future {
         let method = call.method;
+        if method.class == Class::Streams {
+            call.request.extensions_mut().insert(LookupGate(Arc::clone(self.gates.of(Class::Lookups))));
+        }
         let gate = self.gates.of(method.class);
         match gate.enter(method.weight) {
             Some(pass) => LimitFuture::Passed { inner: self.inner.call(call), pass: Some(pass), method },
@@ -181,7 +202,7 @@ where
                 }
             }),
             LimitFutureProjection::Refused { class, limit } => {
-                Poll::Ready(Ok(refusal::answer(refusal::overloaded(*class, *limit))))
+                Poll::Ready(Ok(refusal::answer(refusal::overloaded(*class, *limit).into())))
             }
         }
     }

@@ -30,6 +30,8 @@ const STANDARD: [(&str, bool); 4] = [
 pub enum Class {
     /// Lookups and other small reads.
     Lookups,
+    /// Lookup streams that are open, busy or not. The lookups in them compete with all other lookups.
+    Streams,
     /// Changes of devices and topology.
     Writes,
     /// Import, export and lists.
@@ -68,12 +70,14 @@ pub struct Methods {
 
 impl Class {
     /// All classes, in the order of their limits.
-    pub const ALL: [Self; 5] = [Self::Lookups, Self::Writes, Self::Bulk, Self::Admin, Self::Standard];
+    pub const ALL: [Self; 6] =
+        [Self::Lookups, Self::Streams, Self::Writes, Self::Bulk, Self::Admin, Self::Standard];
 
     /// Its name, as in the configuration and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Lookups => "lookups",
+            Self::Streams => "streams",
             Self::Writes => "writes",
             Self::Bulk => "bulk",
             Self::Admin => "admin",
@@ -85,7 +89,7 @@ impl Class {
     pub fn deadline_default(self) -> Duration {
         match self {
             // Ten elections long: a lookup outlives a change of leader, and nothing waits for ever.
-            Self::Lookups | Self::Standard => Duration::from_secs(5),
+            Self::Lookups | Self::Streams | Self::Standard => Duration::from_secs(5),
             Self::Writes => Duration::from_secs(10),
             Self::Bulk | Self::Admin => Duration::from_secs(30),
         }
@@ -94,7 +98,7 @@ impl Class {
     /// How long a unary call may take at most, whatever its caller asks for.
     pub fn deadline_max(self) -> Duration {
         match self {
-            Self::Lookups | Self::Standard => Duration::from_secs(30),
+            Self::Lookups | Self::Streams | Self::Standard => Duration::from_secs(30),
             Self::Writes => Duration::from_secs(60),
             // A list page scans millions of rows; a promotion waits for a learner to catch up.
             Self::Bulk => Duration::from_secs(300),
@@ -167,18 +171,17 @@ impl Methods {
         let dot = if package.is_empty() { "" } else { "." };
         let name = format!("{package}{dot}{service}/{method}");
         let Ok(index) = u16::try_from(self.names.len()) else { return };
-        let class = class_of(service, method);
+        let class = match class_of(service, method) {
+            Class::Lookups if streams => Class::Streams,
+            class => class,
+        };
         let entry = Method {
             index,
             class,
             streams,
             hot: service == HOT_SERVICE,
-            mutates: class == Class::Writes || method == "Import",
-            weight: if class == Class::Lookups && (streams || method == "BatchLookup") {
-                WEIGHT_BATCH
-            } else {
-                1
-            },
+            mutates: mutates(class, method),
+            weight: if method == "BatchLookup" { WEIGHT_BATCH } else { 1 },
             idle_max: idle_of(class, method),
         };
         self.by_path.insert(format!("/{name}"), entry);
@@ -203,12 +206,21 @@ fn class_of(service: &str, method: &str) -> Class {
     }
 }
 
+fn mutates(class: Class, method: &str) -> bool {
+    match class {
+        Class::Writes => true,
+        // What is new in administration is taken for a change until somebody says that it only reads.
+        Class::Admin => !["Status", "Digest"].contains(&method),
+        _ => method == "Import",
+    }
+}
+
 fn idle_of(class: Class, method: &str) -> Option<Duration> {
     match (class, method) {
         // Whoever watches health waits for news that may never come; HTTP/2 pings tell whether they are there.
         (Class::Standard, "Watch") => None,
         // A device gateway keeps its lookup stream open through a quiet quarter of an hour.
-        (Class::Lookups, _) => Some(Duration::from_secs(900)),
+        (Class::Streams, _) => Some(Duration::from_secs(900)),
         // Import and export hold pinned pages and a share of the disk.
         _ => Some(Duration::from_secs(60)),
     }
@@ -227,6 +239,7 @@ mod tests {
             method.class
         };
         assert_eq!(class("/berth.v1.LookupService/Lookup"), Class::Lookups);
+        assert_eq!(class("/berth.v1.LookupService/LookupStream"), Class::Streams);
         assert_eq!(class("/berth.v1.DeviceService/Get"), Class::Lookups);
         assert_eq!(class("/berth.v1.DeviceService/List"), Class::Bulk);
         assert_eq!(class("/berth.v1.DeviceService/BatchAssign"), Class::Writes);
@@ -236,6 +249,19 @@ mod tests {
         assert_eq!(class("/berth.v1.ClusterService/TransferLeader"), Class::Admin);
         assert_eq!(class("/grpc.health.v1.Health/Check"), Class::Standard);
         assert!(methods.names().len() > 40);
+    }
+
+    #[test]
+    fn whatever_may_have_changed_something_is_known_for_it() {
+        let methods = Methods::of_this_build();
+        let mutates = |path: &str| methods.find(path).mutates;
+        for changes in ["AddLearner", "Promote", "RemoveNode", "TransferLeader"] {
+            assert!(mutates(&format!("/berth.v1.ClusterService/{changes}")), "{changes}");
+        }
+        for reads in ["ClusterService/Status", "ClusterService/Digest", "DeviceService/List"] {
+            assert!(!mutates(&format!("/berth.v1.{reads}")), "{reads}");
+        }
+        assert!(mutates("/berth.v1.TopologyService/SetState") && mutates("/berth.v1.DeviceService/Import"));
     }
 
     #[test]

@@ -34,7 +34,7 @@ use tower::{Service, ServiceBuilder};
 
 pub use accept::{ListenError, listen};
 pub use deadline::Deadline;
-pub use limit::{Gate, Gates, Pass};
+pub use limit::{Gate, Gates, LookupGate, Pass};
 pub use method::{Class, Method, Methods};
 pub use protocol::Http2;
 pub use services::Services;

@@ -15,9 +15,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 const TOLD_BYTES_MAX: usize = 32;
 
 /// The class of the call is full.
-pub(super) fn overloaded(class: Class, limit: u64) -> Status {
+pub(super) fn overloaded(class: Class, limit: u64) -> ApiError {
     let what = format!("this node is busy with calls of class `{}`", class.name());
-    ApiError::Overloaded { what, limit, retry_after: RETRY_AFTER }.into()
+    ApiError::Overloaded { what, limit, retry_after: RETRY_AFTER }
 }
 
 /// The call took longer than its deadline.

@@ -43,8 +43,7 @@ impl EdgeCollector {
 impl Collector for EdgeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let encoder = &mut encoder;
-        let in_flight =
-            ("berth_rpc_permits_in_use", "Permits in use by class; a batch or a stream takes several");
+        let in_flight = ("berth_rpc_permits_in_use", "Permits in use by class; a batch takes several");
         self.family(encoder, in_flight, MetricType::Gauge, Gate::used)?;
         let limit = ("berth_rpc_permits_limit", "Permits there are by class");
         self.family(encoder, limit, MetricType::Gauge, Gate::limit)?;

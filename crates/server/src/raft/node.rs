@@ -33,6 +33,9 @@ use crate::metrics::WorkMetrics;
 
 /// Threads of Raft: one for its own task, one for peers, grouping and applying.
 const THREADS: usize = 2;
+/// Election timeouts without a word from a quorum after which a leader takes no more writes: a busy peer answers late
+/// now and then, and one that is alone for so long has been replaced, or nobody can be.
+const SILENT_ELECTIONS_MAX: u32 = 3;
 /// How long stopping waits for Raft's tasks to end before it leaves them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -111,6 +114,8 @@ pub struct RaftNode<SM: Machine> {
     reads: ReadIndex,
     keeper: SharedKeeper,
     links: Arc<Links>,
+    /// How long a leader may go without an answer of a quorum.
+    silence_max: Duration,
     /// `None` once the node has stopped.
     runtime: Mutex<Option<Runtime>>,
 }
@@ -142,6 +147,7 @@ impl<SM: Machine> RaftNode<SM> {
         let Some(threads) = runtime.0.as_ref() else {
             return Err(RaftStartError::Fatal("no threads".into()));
         };
+        let silence_max = options.timing.election_max * SILENT_ELECTIONS_MAX;
         let assembled = threads.spawn(assemble(options, Arc::clone(&keeper), log, machine, view)).await;
         let parts = match assembled.unwrap_or_else(|error| Err(RaftStartError::Fatal(error.to_string()))) {
             Ok(parts) => parts,
@@ -152,7 +158,8 @@ impl<SM: Machine> RaftNode<SM> {
             }
         };
         let Parts { id, raft, membership, grouper, reads, links } = parts;
-        Ok(Self { id, raft, membership, grouper, reads, keeper, links, runtime: Mutex::new(runtime.keep()) })
+        let runtime = Mutex::new(runtime.keep());
+        Ok(Self { id, raft, membership, grouper, reads, keeper, links, silence_max, runtime })
     }
 
     /// The node's ID.
@@ -199,6 +206,13 @@ impl<SM: Machine> RaftNode<SM> {
     #[must_use]
     pub fn leads(&self) -> bool {
         self.raft.metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// Whether this node leads and has not heard from a quorum for so long that it can commit nothing.
+    #[must_use]
+    pub fn lacks_quorum(&self) -> bool {
+        let status = self.status();
+        status.leads && status.quorum_age.is_none_or(|age| age > self.silence_max)
     }
 
     /// Changes who belongs to the cluster.

@@ -30,7 +30,7 @@ pub struct NodeStatus {
     pub snapshot: Option<LogId>,
     /// The last entry that is gone from its log.
     pub purged: Option<LogId>,
-    /// How long ago a quorum answered it, while it leads.
+    /// How long ago a quorum answered it, while it leads; zero where it is the only voter.
     pub quorum_age: Option<Duration>,
     /// Everybody in the cluster.
     pub members: Vec<MemberStatus>,
@@ -64,6 +64,12 @@ impl NodeStatus {
         let membership = metrics.membership_config.membership();
         let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
         let leads = metrics.state == ServerState::Leader;
+        let is_quorum = voters.len() == 1 && voters.contains(&id);
+        let quorum_age = match &metrics.last_quorum_acked {
+            // Nobody is asked, so nobody answers.
+            _ if is_quorum => Some(Duration::ZERO),
+            acked => acked.as_ref().map(|at| at.elapsed()),
+        };
         Self {
             id,
             leads,
@@ -74,7 +80,7 @@ impl NodeStatus {
             applied: metrics.last_applied,
             snapshot: metrics.snapshot,
             purged: metrics.purged,
-            quorum_age: metrics.last_quorum_acked.as_ref().filter(|_| leads).map(|at| at.elapsed()),
+            quorum_age: quorum_age.filter(|_| leads),
             members: membership
                 .nodes()
                 .map(|(id, node)| MemberStatus {

@@ -9,6 +9,7 @@ use berth_proto::v1::{
     AssignRequest, AssignResponse, BatchAssignRequest, BatchAssignResponse, ExportRequest, GetRequest,
     GetResponse, ImportRequest, ListRequest, ListResponse, RemoveRequest, RemoveResponse,
 };
+use berth_store::machine::Snapshot;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::answer::{Asked, actor_of, misfit};
@@ -70,11 +71,14 @@ impl DeviceService for Api {
             Some(Device::Registration(registration)) => Named::registration(registration)?,
             None => Err(ApiError::invalid("device_id", "is missing; name a device or a registration"))?,
         };
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
-        let found = named.find(&fresh.snapshot)?;
-        let mapping = found.mapping.ok_or_else(|| named.unknown())?;
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| {
+            let found = named.find(snapshot)?;
+            found.mapping.map(|mapping| (found.name, mapping)).ok_or_else(|| named.unknown())
+        };
+        let (fresh, (name, mapping)) = self.directory.find(consistency, find).await?;
         let labels = fresh.snapshot.labels(mapping.labels);
-        let mapping = mapping_message(fresh.snapshot.topology(), labels, &found.name, &mapping);
+        let mapping = mapping_message(fresh.snapshot.topology(), labels, &name, &mapping);
         Ok(Response::new(GetResponse { header: Some(self.header(&fresh)), mapping: Some(mapping) }))
     }
 

@@ -12,7 +12,7 @@ use tonic::Status;
 use super::Api;
 use super::list::read_token;
 use super::scan::{self, Filter, Place};
-use crate::directory::data_loss;
+use crate::directory::{Pins, data_loss};
 
 /// Devices of one message: about 100 KB, at most 2 MiB.
 const MESSAGE_DEVICES_MAX: usize = 1_000;
@@ -36,19 +36,27 @@ impl Api {
             let problem = format!("{} of {partitions}; they are numbered from 0", asked.partition);
             return Err(ApiError::invalid("partition", problem));
         }
-        let mut snapshot_token = asked.snapshot_token.clone();
-        let fresh = match snapshot_token.as_str() {
-            "" => self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?,
-            token => self.pinned(&read_token("snapshot_token", token)?)?,
+        let read = |snapshot: &Snapshot| Filter::read(snapshot, asked.filter.as_ref());
+        let (fresh, filter, held) = match asked.snapshot_token.as_str() {
+            "" => {
+                let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+                let (fresh, filter) = self.directory.find(consistency, read).await?;
+                let held = if partitions > 1 { Some(self.hold(&fresh.snapshot, partitions)?) } else { None };
+                (fresh, filter, held)
+            }
+            text => {
+                let token = read_token("snapshot_token", text)?;
+                let fresh = self.pinned(&token)?;
+                let filter = read(&fresh.snapshot)?;
+                (fresh, filter, Some((token.pin, text.to_owned())))
+            }
         };
-        if snapshot_token.is_empty() && partitions > 1 {
-            snapshot_token = self.hold(&fresh.snapshot)?;
-        }
-        let filter = Filter::read(&fresh.snapshot, asked.filter.as_ref())?;
+        let (pin, snapshot_token) = held.unzip();
         let (sender, answers) = mpsc::channel(MESSAGES_AHEAD_MAX);
         let part = Part {
             header: self.header(&fresh),
-            snapshot_token,
+            snapshot_token: snapshot_token.unwrap_or_default(),
+            pin: pin.map(|pin| (self.directory.pins().clone(), pin)),
             filter,
             pages: part_of(fresh.snapshot.device_pages(), asked.partition, partitions),
             snapshot: fresh.snapshot,
@@ -58,15 +66,16 @@ impl Api {
         Ok(ReceiverStream::new(answers))
     }
 
-    fn hold(&self, snapshot: &Snapshot) -> Result<String, ApiError> {
-        let pinned = self.directory.pins().hold(snapshot.clone())?;
+    /// Holds a revision for all partitions; its number, and its token for the others.
+    fn hold(&self, snapshot: &Snapshot, partitions: u32) -> Result<(u64, String), ApiError> {
+        let pinned = self.directory.pins().hold(snapshot.clone(), partitions)?;
         let token = SnapshotToken {
             node_id: self.directory.node().id,
             pin: pinned.pin,
             revision: snapshot.revision().0,
             ..SnapshotToken::default()
         };
-        Ok(token.encode())
+        Ok((pinned.pin, token.encode()))
     }
 }
 
@@ -81,6 +90,8 @@ fn part_of(pages: u32, partition: u32, partitions: u32) -> std::ops::Range<u32> 
 struct Part {
     header: ResponseHeader,
     snapshot_token: String,
+    /// Where other partitions are read at the same revision: what holds it, and as which.
+    pin: Option<(Pins, u64)>,
     filter: Filter,
     pages: std::ops::Range<u32>,
     snapshot: Snapshot,
@@ -106,6 +117,13 @@ impl Part {
             if sender.blocking_send(message).is_err() || failed {
                 return;
             }
+            if let Some((pins, pin)) = &self.pin {
+                // While one partition is read the others may still be waiting for their turn.
+                pins.find(*pin);
+            }
+        }
+        if let Some((pins, pin)) = &self.pin {
+            pins.release(*pin);
         }
     }
 }

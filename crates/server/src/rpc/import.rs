@@ -3,12 +3,13 @@
 //! One task reads and parses chunks, another writes them, so that the next chunk is parsed while one is being
 //! replicated. Chunks are written one after the other: what is acknowledged is exactly a prefix of the import.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod surplus;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use berth_core::{
-    Assign, Command, EvidenceSource, HubName, ObjectKind, Origin, Outcome, Precondition, Rejection,
-    RequestId, ScopeName,
+    Assign, Command, EvidenceSource, HubName, Origin, Outcome, Precondition, Rejection, RequestId, ScopeName,
 };
 use berth_proto::convert::{
     AssignReader, Envelope, PackedIds, Violations, parse_request_id, warning_message,
@@ -16,14 +17,17 @@ use berth_proto::convert::{
 use berth_proto::error::ApiError;
 use berth_proto::v1::import_request::Message;
 use berth_proto::v1::{IfExists, ImportChunk, ImportRequest, ImportResponse, ImportStart, OnError, RowError};
+use berth_store::machine::Snapshot;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use xxhash_rust::xxh3::xxh3_128;
 
+use self::surplus::Surplus;
 use super::Api;
 use super::answer::misfit;
 use super::device::check_batch_size;
+use crate::directory::{Fresh, data_loss};
 
 /// Parsed chunks that wait for the one being written.
 const CHUNKS_AHEAD_MAX: usize = 2;
@@ -128,25 +132,31 @@ impl Api {
         let Chunk { no, mut rows, mut refused } = chunk;
         let mut answer = ImportResponse { chunk_no: no, ..ImportResponse::default() };
         if plan.if_exists == IfExists::Skip {
-            answer.skipped += self.leave_out_existing(&mut rows);
+            // An older state could lack a device, or have one that is gone.
+            let fresh = self.directory.barrier().await?;
+            answer.skipped += leave_out_existing(&fresh.snapshot, &mut rows)?;
+            answer.header = Some(self.header(&fresh));
         }
         for attempt in 0..ATTEMPTS_MAX {
             if rows.is_empty() || !refused.is_empty() && !plan.goes_on {
                 break;
             }
-            match self.submit(plan, no, attempt, &rows).await? {
+            let (checked, decided) = self.submit(plan, no, attempt, &rows).await?;
+            match decided {
                 Ok(Outcome::BatchAssigned { revision, created, moved, touched, unchanged, over_soft }) => {
                     answer.created = u64::from(created);
                     answer.moved = u64::from(moved);
                     answer.touched = u64::from(touched);
                     answer.unchanged = u64::from(unchanged);
                     answer.warnings = over_soft.iter().map(warning_message).collect();
-                    answer.header = Some(self.written_header(revision));
+                    let written = || self.written_header(revision);
+                    answer.header = Some(checked.as_ref().map_or_else(written, |fresh| self.header(fresh)));
                     rows.clear();
                 }
                 Ok(other) => return Err(misfit(&other)),
                 Err(rejection) => {
-                    answer.skipped += self.take_out(plan, rejection, &mut rows, &mut refused);
+                    let snapshot = checked.map_or_else(|| self.directory.newest(), |fresh| fresh.snapshot);
+                    answer.skipped += take_out(plan, &snapshot, rejection, &mut rows, &mut refused)?;
                 }
             }
         }
@@ -165,19 +175,19 @@ impl Api {
         answer.refused = refused.len() as u64;
         answer.errors = refused.into_iter().take(TOLD_ROWS_MAX).map(row_error).collect();
         if answer.header.is_none() {
-            answer.header = Some(self.written_header(self.directory.position().revision));
+            answer.header = Some(self.header(&self.directory.barrier().await?));
         }
         Ok(answer)
     }
 
-    /// Proposes the rows as one batch.
+    /// Proposes the rows as one batch, or only decides it; what it was decided from comes with it then.
     async fn submit(
         &self,
         plan: &Plan,
         chunk_no: u64,
         attempt: u32,
         rows: &[Row],
-    ) -> Result<Result<Outcome, Rejection>, ApiError> {
+    ) -> Result<(Option<Fresh>, Result<Outcome, Rejection>), ApiError> {
         let proposal = |request_id| berth_core::Proposal {
             request_id,
             payload_hash: 0,
@@ -186,99 +196,77 @@ impl Api {
             command: Command::BatchAssign(rows.iter().map(|row| row.assign.clone()).collect()),
         };
         if plan.validate_only {
-            return self.directory.try_dry_run(proposal(None)).await.map(|(_, decided)| decided);
+            let (fresh, decided) = self.directory.try_dry_run(proposal(None)).await?;
+            return Ok((Some(fresh), decided));
         }
         // Rows were left out for the state of the directory: the same attempt at another time may be another command.
         let varies = attempt > 0 || plan.if_exists == IfExists::Skip;
         let request_id = chunk_request_id(&plan.import, chunk_no, attempt);
         match self.directory.try_propose(proposal(Some(request_id))).await? {
-            // A long import outlives the memory of request IDs. Its rows say what is to be, so writing them again
-            // changes nothing that they did not change the first time.
-            Err(Rejection::RequestIdExpired { .. }) => {}
             Err(Rejection::RequestIdReused { .. }) if varies => {}
-            // The whole import is wrong, not one row of it.
-            Err(wrong @ (Rejection::RequestIdReused { .. } | Rejection::RequestIdAhead { .. })) => {
-                return Err(wrong.into());
-            }
-            decided => return Ok(decided),
+            // The whole import is wrong, not one row of it. A chunk whose ID is forgotten may have been written long
+            // ago: written again without its ID it would undo what came after it, so its caller has to say that it
+            // is to be written.
+            Err(
+                wrong @ (Rejection::RequestIdReused { .. }
+                | Rejection::RequestIdExpired { .. }
+                | Rejection::RequestIdAhead { .. }),
+            ) => return Err(wrong.into()),
+            decided => return Ok((None, decided)),
         }
-        self.directory.try_propose(proposal(None)).await
+        Ok((None, self.directory.try_propose(proposal(None)).await?))
     }
+}
 
-    /// Leaves out the rows whose device exists; a race is settled by the rows' precondition.
-    fn leave_out_existing(&self, rows: &mut Vec<Row>) -> u64 {
-        let snapshot = self.directory.newest();
-        let before = rows.len();
-        rows.retain(|row| !matches!(snapshot.device(&row.assign.device), Ok(Some(_))));
-        (before - rows.len()) as u64
-    }
-
-    /// Takes the rows out of a refused batch that it was refused for. Returns how many of them are skipped because
-    /// they exist.
-    fn take_out(
-        &self,
-        plan: &Plan,
-        rejection: Rejection,
-        rows: &mut Vec<Row>,
-        refused: &mut Vec<RefusedRow>,
-    ) -> u64 {
-        let mut why: BTreeMap<usize, Rejection> = match rejection {
-            Rejection::Batch { items } => {
-                items.into_iter().map(|item| (item.index as usize, item.rejection)).collect()
-            }
-            Rejection::Full { kind, ref name, asked, used, reserved, hard } => {
-                let room = hard.saturating_sub(used).saturating_sub(reserved);
-                let surplus = usize::try_from(asked.saturating_sub(room)).unwrap_or(usize::MAX);
-                let arriving = self.arriving(kind, name, rows);
-                // At least one goes, so that the next attempt is another one.
-                let gone = arriving.into_iter().rev().take(surplus.max(1));
-                gone.map(|index| (index, rejection.clone())).collect()
-            }
-            // Whatever else there is, no row of the chunk can be written.
-            ref other => (0..rows.len()).map(|index| (index, other.clone())).collect(),
-        };
-        if why.is_empty() {
-            return 0;
+/// Leaves out the rows whose device exists; a race is settled by the rows' precondition.
+fn leave_out_existing(snapshot: &Snapshot, rows: &mut Vec<Row>) -> Result<u64, ApiError> {
+    let before = rows.len();
+    let mut absent = Vec::with_capacity(before);
+    for row in rows.drain(..) {
+        if snapshot.device(&row.assign.device).map_err(|damage| data_loss(&damage))?.is_none() {
+            absent.push(row);
         }
-        let mut skipped = 0;
-        let mut kept = Vec::with_capacity(rows.len());
-        for (index, row) in rows.drain(..).enumerate() {
-            match why.remove(&index) {
-                None => kept.push(row),
-                Some(Rejection::DeviceExists { .. }) if plan.if_exists == IfExists::Skip => skipped += 1,
-                Some(rejection) => refused.push(RefusedRow {
-                    number: row.number,
-                    device: row.assign.device.to_string(),
-                    error: rejection.into(),
-                }),
-            }
-        }
-        *rows = kept;
-        skipped
     }
+    *rows = absent;
+    Ok((before - rows.len()) as u64)
+}
 
-    /// The rows that need a seat on a hub or stamp, in order.
-    fn arriving(&self, kind: ObjectKind, name: &str, rows: &[Row]) -> Vec<usize> {
-        let snapshot = self.directory.newest();
-        let topology = snapshot.topology();
-        let hubs: BTreeSet<_> = topology
-            .hubs()
-            .filter(|hub| match kind {
-                ObjectKind::Stamp => {
-                    topology.stamp(hub.stamp).is_some_and(|stamp| stamp.name.as_str() == name)
-                }
-                _ => hub.name.as_str() == name,
-            })
-            .map(|hub| hub.no)
-            .collect();
-        let arrives = |row: &Row| {
-            let target = row.assign.hub.as_ref().and_then(|hub| topology.hub_named(hub)).map(|hub| hub.no);
-            let held = snapshot.device(&row.assign.device).ok().flatten().and_then(|mapping| mapping.hub);
-            target.is_some_and(|target| hubs.contains(&target))
-                && !held.is_some_and(|held| hubs.contains(&held))
-        };
-        rows.iter().enumerate().filter(|(_, row)| arrives(row)).map(|(index, _)| index).collect()
+/// Takes the rows out of a refused batch that it was refused for. Returns how many of them are skipped because they
+/// exist.
+fn take_out(
+    plan: &Plan,
+    snapshot: &Snapshot,
+    rejection: Rejection,
+    rows: &mut Vec<Row>,
+    refused: &mut Vec<RefusedRow>,
+) -> Result<u64, ApiError> {
+    let mut why: BTreeMap<usize, Rejection> = match rejection {
+        Rejection::Batch { items } => {
+            items.into_iter().map(|item| (item.index as usize, item.rejection)).collect()
+        }
+        // Nobody has to go where somebody else has made room since.
+        Rejection::Full { .. } => {
+            let assigns = rows.iter().map(|row| &row.assign).collect();
+            snapshot.view(Surplus(assigns)).map_err(|damage| data_loss(&damage))?
+        }
+        // Whatever else there is, no row of the chunk can be written.
+        ref other => (0..rows.len()).map(|index| (index, other.clone())).collect(),
+    };
+    let mut skipped = 0;
+    let mut kept = Vec::with_capacity(rows.len());
+    for (index, row) in rows.drain(..).enumerate() {
+        match why.remove(&index) {
+            None => kept.push(row),
+            Some(Rejection::DeviceExists { .. }) if plan.if_exists == IfExists::Skip => skipped += 1,
+            Some(rejection) => refused.push(RefusedRow {
+                number: row.number,
+                device: row.assign.device.to_string(),
+                error: rejection.into(),
+            }),
+        }
     }
+    *rows = kept;
+    Ok(skipped)
 }
 
 impl Plan {
@@ -432,6 +420,8 @@ fn row_error(row: RefusedRow) -> RowError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use berth_proto::v1::DeviceAssignment;
 
@@ -479,6 +469,19 @@ mod tests {
                 .is_some_and(|hub| hub.as_str() == "h.example"))
         );
         assert!(parsed.refused[0].error.to_string().contains("device_id"), "{}", parsed.refused[0].error);
+    }
+
+    #[test]
+    fn rows_behind_an_illegal_packed_id_are_read() {
+        let plan = Plan::read(String::new(), &start()).unwrap();
+        let packed = b"\x01a\x00\x01b\x01\xff\x01c\x09d";
+        let chunk =
+            ImportChunk { chunk_no: 1, rows: vec![row("r")], packed_device_ids: packed.as_slice().into() };
+        let parsed = plan.parse(None, &chunk).unwrap();
+        assert_eq!(parsed.rows.iter().map(|row| row.number).collect::<Vec<_>>(), [0, 1, 3, 5]);
+        assert_eq!(parsed.refused.iter().map(|row| row.number).collect::<Vec<_>>(), [2, 4, 6]);
+        let last = parsed.refused[2].error.to_string();
+        assert!(last.contains("from there on nothing can be read"), "{last}");
     }
 
     #[test]

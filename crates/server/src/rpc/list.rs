@@ -28,14 +28,20 @@ impl Api {
                 return Err(ApiError::invalid("page_size", problem));
             }
         };
-        let (fresh, from) = match asked.page_token.as_str() {
-            "" => (self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?, None),
+        let read = |snapshot: &Snapshot| Filter::read(snapshot, asked.filter.as_ref());
+        let (fresh, filter, from) = match asked.page_token.as_str() {
+            "" => {
+                let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+                let (fresh, filter) = self.directory.find(consistency, read).await?;
+                (fresh, filter, None)
+            }
             token => {
                 let token = read_token("page_token", token)?;
-                (self.pinned(&token)?, Some(token))
+                let fresh = self.pinned(&token)?;
+                let filter = read(&fresh.snapshot)?;
+                (fresh, filter, Some(token))
             }
         };
-        let filter = Filter::read(&fresh.snapshot, asked.filter.as_ref())?;
         if from.is_some_and(|token| token.filter != filter.hash) {
             return Err(ApiError::invalid("page_token", "is of another filter; start again without it"));
         }
@@ -43,7 +49,12 @@ impl Api {
         let hash = filter.hash;
         let (devices, next) = walk(fresh.snapshot.clone(), filter, place, count as usize).await?;
         let next_page_token = match next {
-            None => String::new(),
+            None => {
+                if let Some(token) = from {
+                    self.directory.pins().release(token.pin);
+                }
+                String::new()
+            }
             Some(place) => self.next_token(&fresh, from, place, hash)?,
         };
         Ok(ListResponse { header: Some(self.header(&fresh)), devices, next_page_token })
@@ -75,7 +86,7 @@ impl Api {
     ) -> Result<String, ApiError> {
         let pin = match from {
             Some(token) => token.pin,
-            None => self.directory.pins().hold(fresh.snapshot.clone())?.pin,
+            None => self.directory.pins().hold(fresh.snapshot.clone(), 1)?.pin,
         };
         let token = SnapshotToken {
             node_id: self.directory.node().id,

@@ -19,11 +19,12 @@ use berth_proto::v1::{
 };
 use berth_store::machine::Snapshot;
 use futures_util::{Stream, StreamExt};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Api;
 use super::names::{self, Found, Named};
 use crate::directory::data_loss;
+use crate::edge::LookupGate;
 use crate::metrics::LookupOutcome;
 
 /// Most IDs of one batch: its answer must stay within a few milliseconds and megabytes.
@@ -53,9 +54,10 @@ impl LookupService for Api {
         request: Request<Streaming<LookupStreamRequest>>,
     ) -> Result<Response<Self::LookupStreamStream>, Status> {
         let api = self.clone();
+        let gate = request.extensions().get::<LookupGate>().cloned();
         let answers = request.into_inner().map(move |message| {
-            let api = api.clone();
-            async move { Ok(api.look_up_tagged(message?).await) }
+            let (api, gate) = (api.clone(), gate.clone());
+            async move { Ok(api.look_up_tagged(message?, gate.as_ref()).await) }
         });
         Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_IN_FLIGHT_MAX))))
     }
@@ -66,19 +68,27 @@ impl LookupService for Api {
     ) -> Result<Response<LookupRouteResponse>, Status> {
         let asked = request.into_inner();
         let key = RouteKey::parse(&asked.key).map_err(|error| ApiError::invalid("key", error))?;
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
-        self.directory.work().route_looked_up();
-        let topology = fresh.snapshot.topology();
-        let found = topology.route(&key).and_then(|route| Some((route, topology.stamp(route.stamp)?)));
-        let (route, stamp) = found.ok_or_else(|| names::unknown(ObjectKind::Route, &key))?;
-        Ok(Response::new(LookupRouteResponse {
-            header: Some(self.header(&fresh)),
-            key: key.to_string(),
-            stamp: stamp.name.to_string(),
-            app_endpoint: stamp.app_endpoint.clone(),
-            state: state_message(stamp.state) as i32,
-            revision: route.revision.0,
-        }))
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| {
+            let topology = snapshot.topology();
+            let found = topology.route(&key).and_then(|route| Some((route, topology.stamp(route.stamp)?)));
+            let (route, stamp) = found.ok_or_else(|| names::unknown(ObjectKind::Route, &key))?;
+            Ok(LookupRouteResponse {
+                header: None,
+                key: key.to_string(),
+                stamp: stamp.name.to_string(),
+                app_endpoint: stamp.app_endpoint.clone(),
+                state: state_message(stamp.state) as i32,
+                revision: route.revision.0,
+            })
+        };
+        let found = self.directory.find(consistency, find).await;
+        // A node that could not answer has looked nothing up.
+        if found.as_ref().map_or_else(|error| error.code() == Code::NotFound, |_| true) {
+            self.directory.work().route_looked_up();
+        }
+        let (fresh, answer) = found?;
+        Ok(Response::new(LookupRouteResponse { header: Some(self.header(&fresh)), ..answer }))
     }
 }
 
@@ -100,8 +110,7 @@ impl Api {
             }
         };
         let consistency = Consistency::from_message(asked.consistency.as_ref())?;
-        let fresh = self.directory.read(consistency).await?;
-        let found = named.find(&fresh.snapshot)?;
+        let (fresh, found) = self.directory.find(consistency, |snapshot| named.find(snapshot)).await?;
         let confirmed = consistency == Consistency::Linearizable;
         let result = match (names::negative(found.mapping.as_ref()), &found.mapping) {
             (None, Some(mapping)) => {
@@ -164,8 +173,16 @@ impl Api {
         }
     }
 
-    async fn look_up_tagged(&self, message: LookupStreamRequest) -> LookupStreamResponse {
-        let result = match self.look_up(message.lookup.unwrap_or_default()).await {
+    async fn look_up_tagged(
+        &self,
+        message: LookupStreamRequest,
+        gate: Option<&LookupGate>,
+    ) -> LookupStreamResponse {
+        let answered = match gate.map(LookupGate::enter).transpose() {
+            Ok(_pass) => self.look_up(message.lookup.unwrap_or_default()).await,
+            Err(full) => Err(full),
+        };
+        let result = match answered {
             Ok(answer) => StreamAnswer::Answer(answer),
             Err(error) => StreamAnswer::Error(error.into()),
         };

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 use self::pages::page;
 use super::answer::{Asked, actor_of, misfit};
 use super::{Api, names};
-use crate::directory::{Fresh, data_loss};
+use crate::directory::data_loss;
 
 /// The fields of a change, and its envelope.
 macro_rules! asked {
@@ -53,9 +53,10 @@ impl TopologyService for Api {
         request: Request<v1::GetStampRequest>,
     ) -> Result<Response<v1::GetStampResponse>, Status> {
         let asked = request.into_inner();
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
-        let stamp = Some(stored::stamp(&fresh.snapshot, &asked.name)?);
-        Ok(Response::new(v1::GetStampResponse { header: Some(self.header(&fresh)), stamp }))
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| stored::stamp(snapshot, &asked.name);
+        let (fresh, stamp) = self.directory.find(consistency, find).await?;
+        Ok(Response::new(v1::GetStampResponse { header: Some(self.header(&fresh)), stamp: Some(stamp) }))
     }
 
     async fn list_stamps(
@@ -112,9 +113,10 @@ impl TopologyService for Api {
         request: Request<v1::GetHubRequest>,
     ) -> Result<Response<v1::GetHubResponse>, Status> {
         let asked = request.into_inner();
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
-        let hub = Some(stored::hub(&fresh.snapshot, &asked.name)?);
-        Ok(Response::new(v1::GetHubResponse { header: Some(self.header(&fresh)), hub }))
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| stored::hub(snapshot, &asked.name);
+        let (fresh, hub) = self.directory.find(consistency, find).await?;
+        Ok(Response::new(v1::GetHubResponse { header: Some(self.header(&fresh)), hub: Some(hub) }))
     }
 
     async fn list_hubs(
@@ -122,9 +124,10 @@ impl TopologyService for Api {
         request: Request<v1::ListHubsRequest>,
     ) -> Result<Response<v1::ListHubsResponse>, Status> {
         let asked = request.into_inner();
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| optional_stamp(snapshot, &asked.stamp);
+        let (fresh, stamp) = self.directory.find(consistency, find).await?;
         let topology = fresh.snapshot.topology();
-        let stamp = optional_stamp(&fresh, &asked.stamp)?;
         let all = topology.hubs().map(|hub| (hub.name.as_str(), hub));
         let (hubs, next_page_token) = page(
             all,
@@ -174,9 +177,10 @@ impl TopologyService for Api {
         request: Request<v1::GetScopeRequest>,
     ) -> Result<Response<v1::GetScopeResponse>, Status> {
         let asked = request.into_inner();
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
-        let scope = Some(stored::scope(&fresh.snapshot, &asked.name)?);
-        Ok(Response::new(v1::GetScopeResponse { header: Some(self.header(&fresh)), scope }))
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| stored::scope(snapshot, &asked.name);
+        let (fresh, scope) = self.directory.find(consistency, find).await?;
+        Ok(Response::new(v1::GetScopeResponse { header: Some(self.header(&fresh)), scope: Some(scope) }))
     }
 
     async fn list_scopes(
@@ -234,9 +238,10 @@ impl TopologyService for Api {
         request: Request<v1::GetRouteRequest>,
     ) -> Result<Response<v1::GetRouteResponse>, Status> {
         let asked = request.into_inner();
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
-        let route = Some(stored::route(&fresh.snapshot, &asked.key)?);
-        Ok(Response::new(v1::GetRouteResponse { header: Some(self.header(&fresh)), route }))
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| stored::route(snapshot, &asked.key);
+        let (fresh, route) = self.directory.find(consistency, find).await?;
+        Ok(Response::new(v1::GetRouteResponse { header: Some(self.header(&fresh)), route: Some(route) }))
     }
 
     async fn list_routes(
@@ -244,9 +249,10 @@ impl TopologyService for Api {
         request: Request<v1::ListRoutesRequest>,
     ) -> Result<Response<v1::ListRoutesResponse>, Status> {
         let asked = request.into_inner();
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| optional_stamp(snapshot, &asked.stamp);
+        let (fresh, stamp) = self.directory.find(consistency, find).await?;
         let topology = fresh.snapshot.topology();
-        let stamp = optional_stamp(&fresh, &asked.stamp)?;
         let all = topology.routes().map(|route| (route.key.as_str(), route));
         let (routes, next_page_token) = page(
             all,
@@ -319,8 +325,9 @@ impl TopologyService for Api {
         request: Request<v1::GetCapacityRequest>,
     ) -> Result<Response<v1::GetCapacityResponse>, Status> {
         let asked = request.into_inner();
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
-        let stamp = optional_stamp(&fresh, &asked.stamp)?;
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| optional_stamp(snapshot, &asked.stamp);
+        let (fresh, stamp) = self.directory.find(consistency, find).await?;
         let (stamps, hubs) =
             fresh.snapshot.view(room::CapacityOf { stamp }).map_err(|damage| data_loss(&damage))?;
         Ok(Response::new(v1::GetCapacityResponse { header: Some(self.header(&fresh)), stamps, hubs }))
@@ -332,10 +339,13 @@ impl TopologyService for Api {
     ) -> Result<Response<v1::SuggestPlacementResponse>, Status> {
         let asked = request.into_inner();
         let wanted = room::wanted(&asked)?;
-        let fresh = self.directory.read(Consistency::from_message(asked.consistency.as_ref())?).await?;
-        let found =
-            fresh.snapshot.view(room::SuggestFor { wanted: &wanted }).map_err(|damage| data_loss(&damage))?;
-        let placements = found.map_err(ApiError::from)?;
+        let consistency = Consistency::from_message(asked.consistency.as_ref())?;
+        let find = |snapshot: &Snapshot| {
+            let found =
+                snapshot.view(room::SuggestFor { wanted: &wanted }).map_err(|damage| data_loss(&damage))?;
+            found.map_err(ApiError::from)
+        };
+        let (fresh, placements) = self.directory.find(consistency, find).await?;
         Ok(Response::new(v1::SuggestPlacementResponse { header: Some(self.header(&fresh)), placements }))
     }
 }
@@ -383,10 +393,10 @@ fn state_patch(target: Option<Target>, state: PlaceState) -> Result<ObjectPatch,
     }
 }
 
-fn optional_stamp(fresh: &Fresh, text: &str) -> Result<Option<berth_core::StampNo>, ApiError> {
+fn optional_stamp(snapshot: &Snapshot, text: &str) -> Result<Option<berth_core::StampNo>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
     let name = StampName::parse(text).map_err(|error| ApiError::invalid("stamp", error))?;
-    names::stamp_no(&fresh.snapshot, &name).map(Some)
+    names::stamp_no(snapshot, &name).map(Some)
 }

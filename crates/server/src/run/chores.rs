@@ -127,7 +127,8 @@ async fn close_on_install(machine: Handle, directory: Directory) {
     }
 }
 
-/// Writes are served once the cluster is born, where a leader is known: any node can say where to go.
+/// Writes are served once the cluster is born, where a leader is known, since any node can say where to go; but not by
+/// a leader that has lost its quorum.
 async fn tell_writes(directory: Directory, health: Health) {
     let mut ticks = interval(LEADER_LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -170,6 +170,30 @@ async fn pages_of_a_listing_hold_one_revision() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn listings_and_exports_that_came_to_their_end_hold_nothing() {
+    let mut bench = Bench::start().await;
+    bench.devices.batch_assign(packed(HUB_1, names("d", 50))).await.unwrap();
+    for round in 0..12 {
+        let mut list = v1::ListRequest { page_size: 40, ..v1::ListRequest::default() };
+        list.page_token = bench.devices.list(list.clone()).await.unwrap().into_inner().next_page_token;
+        let last = bench.devices.list(list).await.unwrap().into_inner();
+        assert!(last.next_page_token.is_empty() && last.devices.len() >= 10);
+        bench.assign(&format!("between-{round}"), HUB_2).await;
+        let mut export = v1::ExportRequest { partitions: 2, ..v1::ExportRequest::default() };
+        for partition in 0..2 {
+            export.partition = partition;
+            let mut messages = bench.devices.export(export.clone()).await.unwrap().into_inner();
+            while let Some(message) = messages.next().await {
+                let token = message.unwrap().snapshot_token;
+                export.snapshot_token = if token.is_empty() { export.snapshot_token } else { token };
+            }
+        }
+        bench.assign(&format!("after-{round}"), HUB_2).await;
+    }
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn filters_take_what_they_say() {
     let mut bench = Bench::start().await;
     bench.devices.batch_assign(packed(HUB_1, names("one", 30))).await.unwrap();

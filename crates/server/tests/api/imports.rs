@@ -6,6 +6,7 @@ use berth_proto::v1::import_request::Message;
 use futures_util::{StreamExt, stream};
 use tonic::Status;
 
+use crate::lookups::rounds;
 use crate::{Bench, HUB_1, HUB_2, apply, assignment, request_id};
 
 fn start() -> v1::ImportStart {
@@ -123,6 +124,10 @@ async fn existing_devices_are_updated_skipped_or_refused_as_asked() {
     };
     let skipped = sound(import(&mut bench, how(v1::IfExists::Skip), chunk()).await);
     assert_eq!((skipped[0].created, skipped[0].skipped, skipped[0].refused), (1, 1, 0));
+    let before = rounds(&bench).await;
+    let again = sound(import(&mut bench, how(v1::IfExists::Skip), chunk()).await);
+    assert_eq!((again[0].created, again[0].skipped), (0, 2));
+    assert!(rounds(&bench).await > before, "a quorum confirms what exists");
     let refused = sound(import(&mut bench, how(v1::IfExists::Fail), chunk()).await);
     assert_eq!((refused[0].created, refused[0].skipped, refused[0].refused), (0, 0, 2));
     assert_eq!(bench.get("old").await.unwrap().hub, HUB_2);
@@ -151,6 +156,30 @@ async fn a_full_hub_takes_what_fits_and_refuses_the_rest() {
     assert!(errors.iter().all(|(_, error)| matches!(error, ApiError::Rejected(Rejection::Full { .. }))));
     assert_eq!((errors[0].0, errors[40].0), (60, 100));
     assert!(bench.get("d-058").await.is_ok() && bench.get("d-059").await.is_err());
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_full_hubs_in_one_chunk_refuse_no_row_that_fits() {
+    let mut bench = Bench::start().await;
+    let name = |n: usize| format!("small-{n}.azure-devices.net");
+    let hub = |n| v1::DesiredHub {
+        name: name(n),
+        stamp: Some("prod-1".to_owned()),
+        capacity: Some(v1::DesiredCapacity { soft: None, hard: Some(v1::DesiredLimit { devices: Some(1) }) }),
+        ..v1::DesiredHub::default()
+    };
+    let desired = v1::DesiredTopology { hubs: (0..20).map(hub).collect(), ..v1::DesiredTopology::default() };
+    bench.topology.apply(apply(desired)).await.unwrap();
+    for validate_only in [true, false] {
+        let start = v1::ImportStart { on_error: v1::OnError::Continue as i32, validate_only, ..start() };
+        let mut devices: Vec<_> = (0..40).map(|n| assignment(&format!("d-{n}"), &name(n / 2))).collect();
+        devices.push(assignment("elsewhere", HUB_2));
+        let answers = sound(import(&mut bench, start, vec![rows(1, devices)]).await);
+        assert_eq!((answers[0].created, answers[0].refused), (21, 20));
+        let errors = row_errors(&answers[0]);
+        assert!(errors.iter().all(|(_, error)| matches!(error, ApiError::Rejected(Rejection::Full { .. }))));
+    }
     bench.stop().await;
 }
 

@@ -6,6 +6,7 @@ use berth_proto::error::ApiError;
 use berth_proto::v1;
 use berth_proto::v1::lookup_request::Device;
 use berth_proto::v1::lookup_response::Result as Answer;
+use berth_server::config::LimitSettings;
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -182,6 +183,30 @@ async fn a_stream_answers_every_tag_and_survives_refusals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_lookup_of_a_stream_counts_as_a_lookup() {
+    let limits = LimitSettings { lookups: Some(1), ..LimitSettings::default() };
+    let mut bench = Bench::start_with(limits).await;
+    bench.assign("a", HUB_3).await;
+    let requests = (0..200u64)
+        .map(|tag| v1::LookupStreamRequest { tag, lookup: Some(by_id("a", Consistency::Linearizable)) });
+    let answers = bench.lookups.lookup_stream(stream::iter(requests)).await.unwrap().into_inner();
+    let answers: Vec<v1::LookupStreamResponse> = answers.map(Result::unwrap).collect().await;
+    let (mut found, mut shed) = (0, 0);
+    for answer in answers {
+        match answer.result.unwrap() {
+            v1::lookup_stream_response::Result::Answer(_) => found += 1,
+            v1::lookup_stream_response::Result::Error(error) => {
+                let error = ApiError::from(error);
+                assert!(matches!(error, ApiError::Overloaded { limit: 1, .. }), "{error:?}");
+                shed += 1;
+            }
+        }
+    }
+    assert!(found > 0 && shed > 0 && found + shed == 200, "{found} found, {shed} shed");
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tokens_of_other_clusters_are_refused() {
     let mut bench = Bench::start().await;
     let token = berth_proto::ReadToken {
@@ -203,6 +228,38 @@ async fn a_route_leads_to_its_stamp() {
     assert_eq!((answer.key.as_str(), answer.stamp.as_str()), ("app.example", "prod-1"));
     let (code, _) = refused(bench.lookups.lookup_route(ask("elsewhere")).await);
     assert_eq!(code, Code::NotFound);
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_to_be_unknown_before_a_quorum_confirmed_it() {
+    let mut bench = Bench::start().await;
+    bench.assign("a", HUB_1).await;
+    let local = || Some(Consistency::Local.to_message());
+    let get = |device: &str| v1::GetRequest {
+        device: Some(v1::get_request::Device::DeviceId(device.to_owned())),
+        consistency: local(),
+    };
+
+    let before = rounds(&bench).await;
+    bench.devices.get(get("a")).await.unwrap();
+    let hub = |name: &str| v1::GetHubRequest { name: name.to_owned(), consistency: local() };
+    bench.topology.get_hub(hub(HUB_1)).await.unwrap();
+    assert!(rounds(&bench).await <= before, "what is there is answered from the replica alone");
+
+    let mut codes = Vec::new();
+    codes.push(refused(bench.devices.get(get("nobody")).await).0);
+    codes.push(refused(bench.topology.get_hub(hub("nowhere.example")).await).0);
+    let route = v1::LookupRouteRequest { key: "elsewhere".to_owned(), consistency: local() };
+    codes.push(refused(bench.lookups.lookup_route(route).await).0);
+    let scopeless = v1::LookupRequest { consistency: local(), ..by_registration("r", "0ne00000009") };
+    codes.push(refused(bench.lookups.lookup(scopeless).await).0);
+    let filter = v1::DeviceFilter { stamp: "gone".to_owned(), ..v1::DeviceFilter::default() };
+    let list = v1::ListRequest { filter: Some(filter), consistency: local(), ..v1::ListRequest::default() };
+    codes.push(refused(bench.devices.list(list).await).0);
+    assert_eq!(codes, [Code::NotFound; 5]);
+    let grown = rounds(&bench).await - before;
+    assert!(grown >= 5.0, "5 answers NOT_FOUND took {grown} rounds");
     bench.stop().await;
 }
 
@@ -249,6 +306,11 @@ async fn what_was_done_is_counted() {
     assert!(grown("berth_read_index_rounds_total") >= 1.0);
     assert!(grown("berth_read_index_sharers_sum") >= 1.0);
     bench.stop().await;
+}
+
+/// Rounds that confirmed with a quorum how fresh reads are.
+pub async fn rounds(bench: &Bench) -> f64 {
+    counters(bench).await["berth_read_index_rounds_total"]
 }
 
 /// Every sample of the node's metrics, by name and labels.

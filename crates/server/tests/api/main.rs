@@ -13,7 +13,7 @@ use berth_proto::v1;
 use berth_proto::v1::device_service_client::DeviceServiceClient;
 use berth_proto::v1::lookup_service_client::LookupServiceClient;
 use berth_proto::v1::topology_service_client::TopologyServiceClient;
-use berth_server::config::{Config, Settings};
+use berth_server::config::{Config, LimitSettings, Settings};
 use berth_server::health::Serving;
 use berth_server::run::{Injected, Node};
 use tempfile::TempDir;
@@ -31,6 +31,10 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Self {
+        Self::start_with(LimitSettings::default()).await
+    }
+
+    async fn start_with(limits: LimitSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings {
             data_dir: Some(dir.path().to_path_buf()),
@@ -38,6 +42,7 @@ impl Bench {
             listen: Some("127.0.0.1:0".to_owned()),
             peer_listen: Some("127.0.0.1:0".to_owned()),
             http_listen: Some("127.0.0.1:0".to_owned()),
+            limits,
             ..Settings::default()
         };
         let config = Config::from_settings([settings]).unwrap();

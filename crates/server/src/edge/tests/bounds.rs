@@ -63,6 +63,26 @@ async fn a_batch_takes_more_of_the_limit_than_a_lookup() {
 }
 
 #[tokio::test]
+async fn open_streams_leave_room_for_lookups_and_have_a_limit_of_their_own() {
+    let node = Node::start(Limits { lookups: 1, ..LIMITS });
+    let mut client = node.client().await;
+    let mut open = Vec::new();
+    for _ in 0..LIMITS.streams {
+        let (ask, asked) = tokio::sync::mpsc::channel::<LookupStreamRequest>(1);
+        open.push((ask, client.lookup_stream(ReceiverStream::new(asked)).await.unwrap()));
+    }
+    node.wait_for("berth_rpc_permits_in_use{class=\"streams\"} 2").await;
+    node.wait_for("berth_rpc_permits_in_use{class=\"lookups\"} 0").await;
+    assert!(client.lookup(device("beside-them")).await.is_ok());
+
+    let (_ask, asked) = tokio::sync::mpsc::channel::<LookupStreamRequest>(1);
+    let status = client.lookup_stream(ReceiverStream::new(asked)).await.unwrap_err();
+    assert!(matches!(told(&status), ApiError::Overloaded { limit: 2, .. }), "{status:?}");
+    drop(open);
+    node.wait_for("berth_rpc_permits_in_use{class=\"streams\"} 0").await;
+}
+
+#[tokio::test]
 async fn a_panic_is_an_internal_error_and_nothing_else_breaks() {
     let node = Node::start(LIMITS);
     let mut client = node.client().await;

@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 /// How long a test waits for a state before it says that it never came.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-pub const LIMITS: Limits = Limits { lookups: 64, writes: 4, bulk: 2, admin: 2, connections: 16 };
+pub const LIMITS: Limits = Limits { lookups: 64, streams: 2, writes: 4, bulk: 2, admin: 2, connections: 16 };
 
 /// Answers at once, waits for a permit (`wait`), or panics (`panic`).
 #[derive(Clone)]

@@ -120,7 +120,7 @@ async fn a_node_that_was_away_too_long_catches_up_by_snapshot() {
     cluster.node(third).raft.checkpoint().await.unwrap();
     cluster.until("it is there", |cluster| cluster.node(third).raft.status().snapshot > before).await;
     let newest = cluster.node(third).raft.status().snapshot.unwrap();
-    assert!(cluster.node(leader).raft.status().snapshot < Some(newest));
+    assert!(cluster.node(behind).raft.status().snapshot < Some(newest));
     let fetched = cluster.homes[away].fetch_pages(&cluster.cuts, Some(newest)).await.unwrap();
     assert_eq!(fetched.last_log_id, Some(newest));
     let beyond = log_id(u64::from(u32::MAX), newest.index() + 1);
@@ -200,6 +200,7 @@ async fn one_node_alone_is_a_cluster_that_others_may_join() {
     until("it leads", || solo.raft.leads()).await;
     until("it is born", || solo.machine.state().nodes.len() == 1).await;
     solo.write("alone").await;
+    assert!(!solo.raft.lacks_quorum(), "it is a quorum by itself");
     assert_eq!(solo.raft.membership().remove(1).await, Err(MembershipError::LastVoter(1)));
     let second = Home::new("second");
     let joined = second.start(Start::Join(vec![home.addr.clone()]), &cuts).await.unwrap();
@@ -297,6 +298,16 @@ async fn a_leader_cut_off_takes_neither_writes_nor_reads() {
     let old = cluster.node(leader);
     until("the others have a leader", || {
         cluster.live().any(|node| node.raft.id() != old.raft.id() && node.raft.leads())
+    })
+    .await;
+    until("it knows that it leads nobody, or nobody any more", || {
+        old.raft.lacks_quorum() || !old.raft.leads()
+    })
+    .await;
+    until("the new leader hears the other", || {
+        cluster
+            .live()
+            .any(|node| node.raft.id() != old.raft.id() && node.raft.leads() && !node.raft.lacks_quorum())
     })
     .await;
     let read = old.raft.confirm_read().await.unwrap_err();
