@@ -115,7 +115,7 @@ async fn a_node_that_was_away_too_long_catches_up_by_snapshot() {
     assert!(matches!(refused, Err(RaftStartError::Fatal(_))), "nothing stands in for what is lost");
 
     // A checkpoint that ends before the log begins would leave a gap, so the node goes on to a peer that has more.
-    let (leader, third) = (staying[0], staying[1]);
+    let (behind, third) = (staying[0], staying[1]);
     let before = cluster.node(third).raft.status().snapshot;
     cluster.node(third).raft.checkpoint().await.unwrap();
     cluster.until("it is there", |cluster| cluster.node(third).raft.status().snapshot > before).await;
