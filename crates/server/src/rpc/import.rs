@@ -18,6 +18,8 @@ use berth_proto::error::ApiError;
 use berth_proto::v1::import_request::Message;
 use berth_proto::v1::{IfExists, ImportChunk, ImportRequest, ImportResponse, ImportStart, OnError, RowError};
 use berth_store::machine::Snapshot;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -28,6 +30,7 @@ use super::Api;
 use super::answer::misfit;
 use super::device::check_batch_size;
 use crate::directory::{Fresh, data_loss};
+use crate::edge::Movement;
 
 /// Parsed chunks that wait for the one being written.
 const CHUNKS_AHEAD_MAX: usize = 2;
@@ -41,7 +44,7 @@ const TOLD_ROWS_MAX: usize = 1_000;
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The answers of an import.
-pub type Answers = ReceiverStream<Result<ImportResponse, Status>>;
+pub type Answers = BoxStream<'static, Result<ImportResponse, Status>>;
 
 /// How an import goes, as checked.
 #[derive(Debug, Clone)]
@@ -85,6 +88,7 @@ impl Api {
         &self,
         actor: String,
         mut messages: Streaming<ImportRequest>,
+        movement: Movement,
     ) -> Result<Answers, Status> {
         let first = tokio::time::timeout(START_WAIT_MAX, messages.message()).await;
         let first = first.map_err(|_| ApiError::DeadlineExceeded {
@@ -101,10 +105,10 @@ impl Api {
         let (chunks, parsed) = mpsc::channel(CHUNKS_AHEAD_MAX);
         let (answers, taken) = mpsc::channel(ANSWERS_AHEAD_MAX);
         // The reader ends with the stream or the writer, the writer with the reader or when nobody takes its answers.
-        tokio::spawn(read_chunks(plan.clone(), messages, chunks));
+        tokio::spawn(read_chunks(plan.clone(), messages, chunks, movement.clone()));
         let api = self.clone();
         tokio::spawn(async move { api.write_chunks(plan, parsed, answers).await });
-        Ok(ReceiverStream::new(taken))
+        Ok(ReceiverStream::new(taken).inspect(move |_| movement.answered()).boxed())
     }
 
     async fn write_chunks(
@@ -373,12 +377,14 @@ async fn read_chunks(
     plan: Plan,
     mut messages: Streaming<ImportRequest>,
     chunks: mpsc::Sender<Result<Chunk, Status>>,
+    movement: Movement,
 ) {
     let mut due = None;
     loop {
         let parsed = match messages.message().await {
             Ok(None) => return,
             Ok(Some(ImportRequest { message: Some(Message::Chunk(chunk)) })) => {
+                movement.received();
                 let parsed = plan.parse(due, &chunk).map_err(Status::from);
                 due = chunk.chunk_no.checked_add(1);
                 parsed
