@@ -20,6 +20,7 @@ use berth_proto::v1::{IfExists, ImportChunk, ImportRequest, ImportResponse, Impo
 use berth_store::machine::Snapshot;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -38,8 +39,10 @@ const CHUNKS_AHEAD_MAX: usize = 2;
 const ANSWERS_AHEAD_MAX: usize = 4;
 /// How often one chunk is tried without the rows refused so far: what is refused late hung on what was refused early.
 const ATTEMPTS_MAX: u32 = 8;
-/// Refused rows that an answer tells one by one: with their texts they must fit a message.
-const TOLD_ROWS_MAX: usize = 1_000;
+/// Refused rows that an answer tells one by one: as many as a chunk of the command line has.
+const TOLD_ROWS_MAX: usize = 2_000;
+/// Bytes of them, so that with its header the answer fits a message.
+const TOLD_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// How long the first message may take.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -177,7 +180,7 @@ impl Api {
         refused.extend(given_up);
         refused.sort_by_key(|row| row.number);
         answer.refused = refused.len() as u64;
-        answer.errors = refused.into_iter().take(TOLD_ROWS_MAX).map(row_error).collect();
+        answer.errors = told(refused);
         if answer.header.is_none() {
             answer.header = Some(self.header(&self.directory.barrier().await?));
         }
@@ -418,6 +421,17 @@ fn chunk_request_id(import: &RequestId, chunk_no: u64, attempt: u32) -> RequestI
     bytes[8] = bytes[8] & 0x3f | 0x80;
     // Version and variant were just set; the import's own ID could only be returned where they were not.
     RequestId::from_bytes(bytes).unwrap_or(*import)
+}
+
+/// The refused rows as an answer tells them: the first ones, as far as they fit.
+fn told(refused: Vec<RefusedRow>) -> Vec<RowError> {
+    let mut bytes = 0;
+    let errors = refused.into_iter().take(TOLD_ROWS_MAX).map(row_error);
+    let fits = |error: &RowError| {
+        bytes += error.encoded_len();
+        bytes <= TOLD_BYTES_MAX
+    };
+    errors.take_while(fits).collect()
 }
 
 fn row_error(row: RefusedRow) -> RowError {
