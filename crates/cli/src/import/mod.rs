@@ -278,7 +278,8 @@ pub(crate) async fn perform(
     let end = end.map_err(|e| Failure::refused(format!("the reading thread broke off: {e}")))?;
     let report = std::mem::take(&mut *report.lock());
     if report.untold > 0 {
-        screen.complain(&format!("{} more lines were refused; the cluster does not say which", report.untold));
+        screen
+            .complain(&format!("{} more lines were refused; the cluster does not say which", report.untold));
     }
     for warning in &report.warnings {
         screen.complain(&format!("warning: {}", present::told(warning)));

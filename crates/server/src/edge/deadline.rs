@@ -150,9 +150,11 @@ where
                     sleep.set(Some(tokio::time::sleep_until(*due)));
                 }
                 match sleep.as_pin_mut().map(|sleep| sleep.poll(cx)) {
-                    Some(Poll::Ready(())) => {
-                        Poll::Ready(Ok(refusal::answer(refusal::overdue(*method, *allowed, movement.as_ref()))))
-                    }
+                    Some(Poll::Ready(())) => Poll::Ready(Ok(refusal::answer(refusal::overdue(
+                        *method,
+                        *allowed,
+                        movement.as_ref(),
+                    )))),
                     _ => Poll::Pending,
                 }
             }
