@@ -300,6 +300,29 @@ fn a_dry_run_tells_every_bad_line_and_writes_nothing() {
 }
 
 #[test]
+fn every_bad_line_of_a_file_is_told_with_its_number() {
+    const LINES: usize = 4_300;
+    let stage = Stage::with_topology();
+    let row = |n: usize| match n % 2 {
+        0 => format!("device-{n},nowhere.example\n"),
+        _ => format!("device {n},h1.example\n"),
+    };
+    let text: String = std::iter::once("device_id,hub\n".to_owned()).chain((0..LINES).map(row)).collect();
+    let file = stage.file("bad.csv", &text);
+    let ran = stage.berth(&["import", &file, "--on-error", "continue", "--output", "json"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    let told: std::collections::BTreeSet<usize> = ran
+        .err
+        .lines()
+        .filter_map(|line| line.strip_prefix("line ")?.split_once(':')?.0.parse().ok())
+        .collect();
+    assert_eq!(told, (2..LINES + 2).collect());
+    let summary: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(summary["bad"], LINES);
+    assert_eq!(summary["bad_lines"].as_array().unwrap().len(), 1_000);
+}
+
+#[test]
 fn full_hubs_and_closed_ones_refuse_with_one_sentence() {
     let stage = Stage::with_topology();
     for no in 0..3 {

@@ -93,6 +93,10 @@ impl Client {
                 Err(Broken::Protocol(problem)) => return Err(Error::Protocol { problem }),
                 Err(Broken::Status(status)) => *status,
             };
+            if run.is_last_seen && run.waiting.is_empty() && run.totals.chunks > 0 {
+                // All is acknowledged; only the stream's own end was lost.
+                return Ok(run.totals);
+            }
             if run.totals.chunks > chunks_before {
                 (stuck_since, attempts) = (Instant::now(), 0);
                 backoff.reset();
@@ -114,6 +118,13 @@ impl Client {
                 // The server may go on with what it has read.
                 Next::Unknown => run.in_doubt = run.waiting.len(),
                 Next::Elsewhere | Next::Later => {}
+            }
+            if run.waiting.is_empty() && !run.is_last_seen {
+                // A server lets a stream go on which nothing comes for long; there is no use in another one before
+                // there is something to send, and nothing is in doubt.
+                run.take_next(&mut chunks).await;
+                (stuck_since, attempts) = (Instant::now(), 0);
+                continue;
             }
             if attempts >= options.attempts_max || stuck_since.elapsed() >= self.deadline() {
                 let last =
@@ -209,6 +220,14 @@ impl Run {
                     Ok(None) => return Err(boxed(tonic::Status::unavailable("the stream ended early"))),
                 },
             }
+        }
+    }
+
+    /// Waits for the caller's next chunk, or for the news that there is none.
+    async fn take_next(&mut self, chunks: &mut mpsc::Receiver<v1::ImportChunk>) {
+        match chunks.recv().await {
+            Some(chunk) => self.waiting.push_back(chunk),
+            None => self.is_last_seen = true,
         }
     }
 

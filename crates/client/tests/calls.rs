@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ struct Actor {
     chunks: Arc<Mutex<Vec<Vec<u64>>>>,
     /// Chunks after which an import breaks off; none once empty.
     breaks_after: Arc<Mutex<VecDeque<usize>>>,
+    /// Chunks after which an import's stream is let go as silent; 0 is never.
+    closes_after: Arc<AtomicUsize>,
     /// IDs of imports, stream by stream.
     import_ids: Arc<Mutex<Vec<String>>>,
     /// The cluster has forgotten replies: from this stream and chunk on, the first import's ID is refused.
@@ -120,6 +123,7 @@ impl DeviceService for Actor {
             chunks.len() - 1
         };
         let chunks = Arc::clone(&self.chunks);
+        let closes_after = self.closes_after.load(Ordering::Relaxed);
         let (import_ids, forgets) = (Arc::clone(&self.import_ids), *self.forgets.lock().unwrap());
         tokio::spawn(async move {
             let mut count = 0;
@@ -154,6 +158,11 @@ impl DeviceService for Actor {
                 let created = chunk.rows.len() as u64;
                 let ack = v1::ImportResponse { chunk_no: chunk.chunk_no, created, ..Default::default() };
                 if answers.send(Ok(ack)).await.is_err() {
+                    return;
+                }
+                if count == closes_after {
+                    let silent = ApiError::DeadlineExceeded { waiting_for: "nothing moved".to_owned() };
+                    let _ = answers.send(Err(silent.into())).await;
                     return;
                 }
             }
@@ -369,6 +378,28 @@ fn ten_chunks() -> mpsc::Receiver<v1::ImportChunk> {
         }
     });
     chunks
+}
+
+#[tokio::test]
+async fn an_import_waits_for_a_slow_source_whatever_becomes_of_its_streams() {
+    let node = Actor::default();
+    node.closes_after.store(1, Ordering::Relaxed);
+    let options = Options { attempts_max: 1, ..Options::default() };
+    let client = Client::connect(&[node.serve().await], options).unwrap();
+    let (sender, chunks) = mpsc::channel(1);
+    let acked = Arc::new(tokio::sync::Semaphore::new(1));
+    let waits = Arc::clone(&acked);
+    tokio::spawn(async move {
+        for chunk_no in 1..=10 {
+            waits.acquire().await.unwrap().forget();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let chunk = v1::ImportChunk { chunk_no, ..Default::default() };
+            sender.send(chunk).await.unwrap();
+        }
+    });
+    // One failure is all that a chunk may have.
+    let totals = client.import(v1::ImportStart::default(), chunks, |_| acked.add_permits(1)).await.unwrap();
+    assert_eq!(totals.chunks, 10);
 }
 
 #[tokio::test]

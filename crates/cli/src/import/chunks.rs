@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use berth_client::{CHUNK_ROWS_MAX, v1};
 use parking_lot::Mutex;
 use prost::Message;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::csv::CsvLines;
@@ -32,6 +33,13 @@ pub(super) struct BadLine {
     pub(super) line: u64,
     /// Why.
     pub(super) problem: String,
+}
+
+impl BadLine {
+    /// As the result lists it.
+    pub(super) fn to_json(&self) -> Value {
+        json!({"line": self.line, "problem": self.problem})
+    }
 }
 
 /// How reading ended.

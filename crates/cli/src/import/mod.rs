@@ -10,13 +10,14 @@ mod line;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use berth_client::{ApiError, v1};
+use berth_client::{ApiError, Error, v1};
+use berth_core::Rejection;
 use clap::{Args, ValueEnum};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::args::Common;
 use crate::failure::{EXIT_DONE, EXIT_REFUSED, Failure};
@@ -29,11 +30,10 @@ use chunks::{BadLine, Ledger, Reader, ReaderEnd};
 
 /// Chunks that are read ahead of the ones in flight.
 const CHUNKS_AHEAD: usize = 4;
-/// Bad lines that are told one by one; the rest is counted.
-const BAD_LINES_TOLD_MAX: usize = 1_000;
-
-/// How often remarks are passed on while an import runs.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Bad lines that wait to be told; the thread that reads waits beyond that.
+const BAD_LINES_AHEAD: usize = 1_000;
+/// Bad lines that the result lists. Each is told on stderr as it comes.
+const BAD_LINES_LISTED_MAX: usize = 1_000;
 
 /// Flags of `berth import`.
 #[derive(Debug, Clone, Args)]
@@ -73,8 +73,8 @@ pub(crate) struct ImportArgs {
     /// Import ID of an import that broke off, to go on with it
     #[arg(long, requires = "from_chunk")]
     import_id: Option<String>,
-    /// First chunk to send, when going on with an import
-    #[arg(long, value_name = "N", requires = "import_id", value_parser = clap::value_parser!(u64).range(1..))]
+    /// First chunk to send, when going on with an import; under a new import ID where none is given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     from_chunk: Option<u64>,
 }
 
@@ -114,6 +114,10 @@ enum IfExists {
 struct Report {
     bad: Vec<BadLine>,
     bad_count: u64,
+    /// Bad lines that the cluster counted without telling which.
+    untold: u64,
+    /// The line that ended the import.
+    stopped_at: Option<BadLine>,
     revision: u64,
     last_chunk: u64,
     remarks: Vec<String>,
@@ -129,12 +133,19 @@ impl Report {
         progress: &mut Progress,
     ) {
         let lines = ledger.settle(ack.chunk_no);
-        for row in &ack.errors {
+        for (n, row) in ack.errors.iter().enumerate() {
             let line = lines.get(row.row as usize).copied().unwrap_or(0);
             let told = row.error.clone().map(|error| ApiError::from(error).to_string());
-            self.bad(BadLine { line, problem: told.unwrap_or_else(|| "it was refused".to_owned()) });
+            let bad = BadLine { line, problem: told.unwrap_or_else(|| "it was refused".to_owned()) };
+            // A bad line that the reading thread found stands further down: it reads ahead.
+            if !goes_on && n == 0 {
+                self.stopped_at = Some(bad.clone());
+            }
+            self.bad(bad);
         }
-        self.bad_count += ack.refused.saturating_sub(ack.errors.len() as u64);
+        let untold = ack.refused.saturating_sub(ack.errors.len() as u64);
+        self.bad_count += untold;
+        self.untold += untold;
         // A chunk that stopped the import was not written.
         if ack.refused == 0 || goes_on {
             self.last_chunk = ack.chunk_no;
@@ -144,10 +155,18 @@ impl Report {
         self.remarks.extend(progress.note(ledger.settled_lines()));
     }
 
+    /// A line that never went to the cluster. Where it ends the import, a chunk before it may have done so already.
+    fn bad_by_itself(&mut self, line: BadLine) {
+        if self.stopped_at.is_none() {
+            self.stopped_at = Some(line.clone());
+        }
+        self.bad(line);
+    }
+
     fn bad(&mut self, line: BadLine) {
         self.bad_count += 1;
-        if self.bad.len() < BAD_LINES_TOLD_MAX {
-            self.remarks.push(format!("line {}: {}", line.line, line.problem));
+        self.remarks.push(format!("line {}: {}", line.line, line.problem));
+        if self.bad.len() < BAD_LINES_LISTED_MAX {
             self.bad.push(line);
         }
     }
@@ -205,8 +224,7 @@ pub(crate) async fn run(common: &Common, args: ImportArgs, screen: &mut Screen) 
     let summary = perform(common, &args, &Acks::default(), screen).await?;
     tell(&summary, &args, screen)?;
     if summary["stopped"] == true {
-        let bad = summary["bad_lines"].as_array().and_then(|bad| bad.last());
-        let (line, problem) = bad.map_or((&Value::Null, &Value::Null), |bad| (&bad["line"], &bad["problem"]));
+        let (line, problem) = (&summary["stopped_at"]["line"], &summary["stopped_at"]["problem"]);
         let goes_on = summary["go_on"].as_str().unwrap_or_default();
         return Err(Failure::refused(format!(
             "the import stopped at line {line}: {}; nothing of its chunk was written: mend the line and go on with \
@@ -215,11 +233,8 @@ pub(crate) async fn run(common: &Common, args: ImportArgs, screen: &mut Screen) 
         )));
     }
     let bad = summary["bad"].as_u64().unwrap_or(0);
-    if bad > BAD_LINES_TOLD_MAX as u64 {
-        screen.remark(&format!(
-            "{} further bad lines are counted but not told",
-            bad - BAD_LINES_TOLD_MAX as u64
-        ));
+    if bad > BAD_LINES_LISTED_MAX as u64 && screen.format != Format::Table {
+        screen.remark(&format!("the result lists the first {BAD_LINES_LISTED_MAX} of {bad} bad lines"));
     }
     Ok(if bad > 0 { EXIT_REFUSED } else { EXIT_DONE })
 }
@@ -240,36 +255,56 @@ pub(crate) async fn perform(
     let (ledger, report) = (Arc::new(Ledger::default()), Arc::new(Mutex::new(Report::default())));
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
     let reader = Reader::open(args, Arc::clone(&ledger))?;
-    let reading = tokio::task::spawn_blocking({
-        let report = Arc::clone(&report);
-        move || reader.run(&sender, &mut |line| report.lock().bad(line))
+    let (found, mut bad_lines) = mpsc::channel(BAD_LINES_AHEAD);
+    let reading = tokio::task::spawn_blocking(move || {
+        // Where nobody listens the whole command is over.
+        reader.run(&sender, &mut |line| drop(found.blocking_send(line)))
     });
     let mut progress = Progress::new("lines imported", None);
+    let news = Arc::new(Notify::new());
     let acknowledged = {
-        let (ledger, report) = (Arc::clone(&ledger), Arc::clone(&report));
+        let (ledger, report, news) = (Arc::clone(&ledger), Arc::clone(&report), Arc::clone(&news));
         let (progress, goes_on) = (&mut progress, args.goes_on());
         move |ack: &v1::ImportResponse| {
             acks.note();
             report.lock().acknowledge(ack, &ledger, goes_on, progress);
+            news.notify_one();
         }
     };
     let importing = client.import(start(args, &import_id), chunks, acknowledged);
-    let outcome = watch(importing, &report, screen).await;
+    let both = async { (importing.await, reading.await) };
+    let (outcome, end) = watch(both, &mut bad_lines, &news, &report, screen).await;
     progress.finish();
-    let end = reading.await.map_err(|e| Failure::refused(format!("the reading thread broke off: {e}")))?;
-    let mut report = std::mem::take(&mut *report.lock());
-    tell_remarks(&mut report.remarks, screen);
+    let end = end.map_err(|e| Failure::refused(format!("the reading thread broke off: {e}")))?;
+    let report = std::mem::take(&mut *report.lock());
+    if report.untold > 0 {
+        screen
+            .complain(&format!("{} more lines were refused; the cluster does not say which", report.untold));
+    }
     for warning in &report.warnings {
         screen.complain(&format!("warning: {}", present::told(warning)));
     }
 
-    let go_on = go_on(args, &import_id, report.last_chunk);
-    let broken_off = |failure: Failure| match failure.is_silent() || args.dry_run {
+    let from = report.last_chunk.max(args.from_chunk.map_or(0, |from| from - 1)) + 1;
+    let go_on = format!("`--import-id {import_id} --from-chunk {from}`");
+    let broken_off = |failure: Failure, go_on: &str| match failure.is_silent() || args.dry_run {
         true => failure,
         false => Failure { message: format!("{}; go on with {go_on}", failure.message), ..failure },
     };
-    let totals = outcome.map_err(|error| broken_off(error.into()))?;
-    let end = end.map_err(broken_off)?;
+    let totals = outcome.map_err(|error| {
+        let go_on = match &error {
+            // A long import goes through several IDs; what is in doubt has the last of them.
+            Error::OutcomeUnknown { request_id, .. } => {
+                format!("`--import-id {request_id} --from-chunk {from}`")
+            }
+            expired if is_forgotten(expired) => {
+                format!("`--from-chunk {from}`, which writes the chunk once more if it was written")
+            }
+            _ => go_on.clone(),
+        };
+        broken_off(error.into(), &go_on)
+    })?;
+    let end = end.map_err(|failure| broken_off(failure, &go_on))?;
     let seconds = progress.seconds();
     let lines = ledger.lines_read();
     Ok(json!({
@@ -285,11 +320,12 @@ pub(crate) async fn perform(
         "modules": ledger.modules(),
         "chunks": totals.chunks,
         "stopped": totals.stopped || end == ReaderEnd::Stopped,
+        "stopped_at": report.stopped_at.as_ref().map(BadLine::to_json),
         "go_on": go_on,
         "revision": report.revision,
         "seconds": (seconds * 1_000.0).round() / 1_000.0,
         "lines_per_second": whole(rate(lines, seconds)),
-        "bad_lines": report.bad.iter().map(|bad| json!({"line": bad.line, "problem": bad.problem})).collect::<Value>(),
+        "bad_lines": report.bad.iter().map(BadLine::to_json).collect::<Value>(),
     }))
 }
 
@@ -312,18 +348,40 @@ fn start(args: &ImportArgs, import_id: &str) -> v1::ImportStart {
 }
 
 /// Waits for the import, and passes remarks on as they come up.
-async fn watch<T>(importing: impl Future<Output = T>, report: &Arc<Mutex<Report>>, screen: &mut Screen) -> T {
+async fn watch<T>(
+    importing: impl Future<Output = T>,
+    bad_lines: &mut mpsc::Receiver<BadLine>,
+    news: &Notify,
+    report: &Mutex<Report>,
+    screen: &mut Screen,
+) -> T {
     let mut importing = std::pin::pin!(importing);
-    let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
-        tokio::select! {
-            outcome = &mut importing => return outcome,
-            _ = look.tick() => {
-                let mut remarks = std::mem::take(&mut report.lock().remarks);
-                tell_remarks(&mut remarks, screen);
+        let outcome = tokio::select! {
+            outcome = &mut importing => Some(outcome),
+            Some(line) = bad_lines.recv() => {
+                report.lock().bad_by_itself(line);
+                None
+            }
+            () = news.notified() => None,
+        };
+        if outcome.is_some() {
+            // The thread that reads has ended by then.
+            while let Ok(line) = bad_lines.try_recv() {
+                report.lock().bad_by_itself(line);
             }
         }
+        let mut remarks = std::mem::take(&mut report.lock().remarks);
+        tell_remarks(&mut remarks, screen);
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
     }
+}
+
+/// True where the cluster cannot tell any more whether a chunk was written.
+fn is_forgotten(error: &Error) -> bool {
+    matches!(error.api_error(), Some(ApiError::Rejected(Rejection::RequestIdExpired { .. })))
 }
 
 fn tell_remarks(remarks: &mut Vec<String>, screen: &mut Screen) {
@@ -357,10 +415,4 @@ fn tell(summary: &Value, args: &ImportArgs, screen: &mut Screen) -> Result<(), F
         ))?;
     }
     Ok(())
-}
-
-/// The flags that go on with this import.
-fn go_on(args: &ImportArgs, import_id: &str, last_chunk: u64) -> String {
-    let from = last_chunk.max(args.from_chunk.map_or(0, |from| from - 1)) + 1;
-    format!("`--import-id {import_id} --from-chunk {from}`")
 }

@@ -14,7 +14,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::call::Call;
-use super::lease::LeasedBody;
+use super::lease::{LeasedBody, Movement};
 use super::method::Method;
 use super::refusal;
 
@@ -73,11 +73,15 @@ where
             asked.unwrap_or(method.class.deadline_default()).min(method.class.deadline_max())
         };
         let due = call.arrived + allowed;
-        if method.mutates && !method.streams {
+        let movement = (method.mutates && method.streams).then(Movement::default);
+        if let Some(movement) = &movement {
+            call.request.extensions_mut().insert(movement.clone());
+        } else if method.mutates {
             call.request.extensions_mut().insert(Deadline(due));
         }
         let total = asked.map(|asked| (call.arrived + asked, asked));
-        DeadlineFuture::Running { inner: self.inner.call(call), sleep: None, due, allowed, total, method }
+        let inner = self.inner.call(call);
+        DeadlineFuture::Running { inner, sleep: None, due, allowed, total, method, movement }
     }
 }
 
@@ -123,6 +127,7 @@ pin_project! {
             allowed: Duration,
             total: Option<(Instant, Duration)>,
             method: Method,
+            movement: Option<Movement>,
         },
         Refused { status: Option<Status> },
     }
@@ -136,17 +141,20 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            DeadlineFutureProjection::Running { inner, mut sleep, due, allowed, total, method } => {
+            DeadlineFutureProjection::Running { inner, mut sleep, due, allowed, total, method, movement } => {
                 if let Poll::Ready(answered) = inner.poll(cx) {
-                    return Poll::Ready(answered.map(|response| LeasedBody::wrap(response, *method, *total)));
+                    let lease = |response| LeasedBody::wrap(response, *method, *total, movement.take());
+                    return Poll::Ready(answered.map(lease));
                 }
                 if sleep.is_none() {
                     sleep.set(Some(tokio::time::sleep_until(*due)));
                 }
                 match sleep.as_pin_mut().map(|sleep| sleep.poll(cx)) {
-                    Some(Poll::Ready(())) => {
-                        Poll::Ready(Ok(refusal::answer(refusal::overdue(*method, *allowed))))
-                    }
+                    Some(Poll::Ready(())) => Poll::Ready(Ok(refusal::answer(refusal::overdue(
+                        *method,
+                        *allowed,
+                        movement.as_ref(),
+                    )))),
                     _ => Poll::Pending,
                 }
             }

@@ -3,6 +3,8 @@
 //! A body is only asked for frames while its reader makes room for them. A reader that stops reading would thus hold
 //! pinned pages and a place in its class for as long as its connection lives. So the clock of a stream runs in a
 //! task beside it, and at its end takes the stream from under the reader.
+//!
+//! What comes in moves a stream as well. Only its handler sees that, and tells it through [`Movement`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +23,40 @@ use tonic::body::Body;
 use super::catch::trailers;
 use super::method::Method;
 use super::refusal;
+
+/// What a handler tells of the messages that stream in; an extension of requests that change something by a stream.
+#[derive(Debug, Clone, Default)]
+pub struct Movement(Arc<Mutex<Received>>);
+
+#[derive(Debug, Default)]
+struct Received {
+    last: Option<Instant>,
+    unanswered: u64,
+}
+
+impl Movement {
+    /// A message came in that is going to be answered.
+    pub fn received(&self) {
+        let mut received = self.0.lock();
+        received.last = Some(Instant::now());
+        received.unanswered += 1;
+    }
+
+    /// An answer went out.
+    pub fn answered(&self) {
+        let mut received = self.0.lock();
+        received.unanswered = received.unanswered.saturating_sub(1);
+    }
+
+    fn last(&self) -> Option<Instant> {
+        self.0.lock().last
+    }
+
+    /// True where nobody waits to hear what became of something.
+    pub(super) fn is_settled(&self) -> bool {
+        self.0.lock().unanswered == 0
+    }
+}
 
 /// A stream's body under a clock.
 pub(super) struct LeasedBody {
@@ -46,6 +82,7 @@ impl LeasedBody {
         response: Response<Body>,
         method: Method,
         total: Option<(Instant, Duration)>,
+        movement: Option<Movement>,
     ) -> Response<Body> {
         let unbounded = method.idle_max.is_none() && total.is_none();
         if !method.streams || unbounded || response.body().is_end_stream() {
@@ -53,18 +90,24 @@ impl LeasedBody {
         }
         response.map(|inner| {
             let shared = Arc::new(Mutex::new(Lease::Held { inner, moved: Instant::now(), waker: None }));
-            let clock = tokio::spawn(watch(Arc::clone(&shared), method, total)).abort_handle();
+            let clock = tokio::spawn(watch(Arc::clone(&shared), method, total, movement)).abort_handle();
             Body::new(Self { shared, clock: Some(clock) })
         })
     }
 }
 
-async fn watch(shared: Arc<Mutex<Lease>>, method: Method, total: Option<(Instant, Duration)>) {
+async fn watch(
+    shared: Arc<Mutex<Lease>>,
+    method: Method,
+    total: Option<(Instant, Duration)>,
+    movement: Option<Movement>,
+) {
     loop {
-        let moved = match &*shared.lock() {
+        let sent = match &*shared.lock() {
             Lease::Held { moved, .. } => *moved,
             Lease::Expired(_) | Lease::Over => return,
         };
+        let moved = movement.as_ref().and_then(Movement::last).map_or(sent, |received| received.max(sent));
         let idle_end = method.idle_max.map(|idle| moved + idle);
         let total_end = total.map(|(end, _)| end);
         let Some(end) = idle_end.into_iter().chain(total_end).min() else { return };
@@ -72,10 +115,11 @@ async fn watch(shared: Arc<Mutex<Lease>>, method: Method, total: Option<(Instant
             tokio::time::sleep_until(end).await;
             continue;
         }
+        let movement = movement.as_ref();
         let status = match (total, method.idle_max) {
-            (Some((due, allowed)), _) if due <= end => refusal::overdue(method, allowed),
-            (_, Some(idle)) => refusal::silent(method, idle),
-            (Some((_, allowed)), None) => refusal::overdue(method, allowed),
+            (Some((due, allowed)), _) if due <= end => refusal::overdue(method, allowed, movement),
+            (_, Some(idle)) => refusal::silent(method, idle, movement),
+            (Some((_, allowed)), None) => refusal::overdue(method, allowed, movement),
             (None, None) => return,
         };
         expire(&shared, status);
@@ -146,6 +190,8 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
     use tonic::Code;
 
+    use berth_proto::error::ApiError;
+
     use super::*;
     use crate::edge::Methods;
 
@@ -177,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_stream_ends_with_a_status() {
         let (response, dropped) = stream();
-        let mut body = LeasedBody::wrap(response, method(Duration::from_millis(30)), None).into_body();
+        let mut body = LeasedBody::wrap(response, method(Duration::from_millis(30)), None, None).into_body();
         assert!(body.frame().await.unwrap().unwrap().is_data());
         let last = body.frame().await.unwrap().unwrap();
         let status = Status::from_header_map(last.trailers_ref().unwrap()).unwrap();
@@ -189,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_whose_reader_stopped_reading_is_taken_back() {
         let (response, dropped) = stream();
-        let body = LeasedBody::wrap(response, method(Duration::from_millis(30)), None).into_body();
+        let body = LeasedBody::wrap(response, method(Duration::from_millis(30)), None, None).into_body();
         dropped.await.unwrap();
         drop(body);
     }
@@ -203,7 +249,7 @@ mod tests {
         let response = Response::new(Body::new(StreamBody::new(frames)));
         let allowed = Duration::from_millis(40);
         let total = Some((Instant::now() + allowed, allowed));
-        let mut body = LeasedBody::wrap(response, method(Duration::from_secs(60)), total).into_body();
+        let mut body = LeasedBody::wrap(response, method(Duration::from_secs(60)), total, None).into_body();
         let status = loop {
             let frame = body.frame().await.unwrap().unwrap();
             if let Some(trailers) = frame.trailers_ref() {
@@ -217,7 +263,52 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_body_drops_its_stream_at_once() {
         let (response, mut dropped) = stream();
-        drop(LeasedBody::wrap(response, method(Duration::from_secs(60)), None));
+        drop(LeasedBody::wrap(response, method(Duration::from_secs(60)), None, None));
         assert!(dropped.try_recv().is_ok());
+    }
+
+    fn importing(idle: Duration) -> Method {
+        Method { idle_max: Some(idle), ..Methods::of_this_build().find("/berth.v1.DeviceService/Import") }
+    }
+
+    async fn end_of(body: Body) -> ApiError {
+        let mut body = body;
+        loop {
+            let frame = body.frame().await.unwrap().unwrap();
+            if let Some(trailers) = frame.trailers_ref() {
+                return ApiError::from(&Status::from_header_map(trailers).unwrap());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_waits_for_an_answer_is_in_doubt() {
+        let idle = Duration::from_millis(20);
+        let movement = Movement::default();
+        movement.received();
+        let (response, _dropped) = stream();
+        let body = LeasedBody::wrap(response, importing(idle), None, Some(movement.clone())).into_body();
+        let error = end_of(body).await;
+        assert!(matches!(error, ApiError::OutcomeUnknown { .. }), "{error:?}");
+        movement.answered();
+        let (response, _dropped) = stream();
+        let body = LeasedBody::wrap(response, importing(idle), None, Some(movement)).into_body();
+        let error = end_of(body).await;
+        assert!(matches!(error, ApiError::DeadlineExceeded { .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_keeps_a_stream() {
+        let movement = Movement::default();
+        let (response, mut dropped) = stream();
+        let method = importing(Duration::from_millis(200));
+        let body = LeasedBody::wrap(response, method, None, Some(movement.clone()));
+        for _ in 0..8 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            movement.received();
+            assert!(dropped.try_recv().is_err(), "it moves all the time");
+        }
+        dropped.await.unwrap();
+        drop(body);
     }
 }

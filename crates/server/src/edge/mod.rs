@@ -34,6 +34,7 @@ use tower::{Service, ServiceBuilder};
 
 pub use accept::{ListenError, listen};
 pub use deadline::Deadline;
+pub use lease::Movement;
 pub use limit::{Gate, Gates, LookupGate, Pass};
 pub use method::{Class, Method, Methods};
 pub use protocol::Http2;

@@ -7,6 +7,7 @@ use http::Response;
 use tonic::Status;
 use tonic::body::Body;
 
+use super::lease::Movement;
 use super::method::{Class, Method};
 
 /// When a shed call is worth repeating: a queue of this length is worked off by then, or it is still too long.
@@ -21,13 +22,13 @@ pub(super) fn overloaded(class: Class, limit: u64) -> ApiError {
 }
 
 /// The call took longer than its deadline.
-pub(super) fn overdue(method: Method, allowed: Duration) -> Status {
-    late(method, format!("{} was under way, after {} ms", method.name(), allowed.as_millis()))
+pub(super) fn overdue(method: Method, allowed: Duration, movement: Option<&Movement>) -> Status {
+    late(method, movement, format!("{} was under way, after {} ms", method.name(), allowed.as_millis()))
 }
 
 /// A stream moved nothing for too long.
-pub(super) fn silent(method: Method, allowed: Duration) -> Status {
-    late(method, format!("{} moved nothing, after {} s", method.name(), allowed.as_secs()))
+pub(super) fn silent(method: Method, allowed: Duration, movement: Option<&Movement>) -> Status {
+    late(method, movement, format!("{} moved nothing, after {} s", method.name(), allowed.as_secs()))
 }
 
 /// The `grpc-timeout` header cannot be read.
@@ -52,8 +53,9 @@ pub(super) fn answer(status: Status) -> Response<Body> {
     status.into_http()
 }
 
-fn late(method: Method, what: String) -> Status {
-    if method.mutates {
+/// What has been answered is settled; where the handler does not tell, anything may be under way.
+fn late(method: Method, movement: Option<&Movement>, what: String) -> Status {
+    if method.mutates && !movement.is_some_and(Movement::is_settled) {
         ApiError::OutcomeUnknown { request_id: None, cause: what, timed_out: true }.into()
     } else {
         ApiError::DeadlineExceeded { waiting_for: what }.into()

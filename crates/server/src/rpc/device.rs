@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::answer::{Asked, actor_of, misfit};
 use super::names::Named;
 use super::{Api, export, import};
+use crate::edge::Movement;
 
 #[tonic::async_trait]
 impl DeviceService for Api {
@@ -104,7 +105,8 @@ impl DeviceService for Api {
         request: Request<Streaming<ImportRequest>>,
     ) -> Result<Response<Self::ImportStream>, Status> {
         let actor = actor_of(&request);
-        Ok(Response::new(self.start_import(actor, request.into_inner()).await?))
+        let movement = request.extensions().get::<Movement>().cloned().unwrap_or_default();
+        Ok(Response::new(self.start_import(actor, request.into_inner(), movement).await?))
     }
 
     async fn export(&self, request: Request<ExportRequest>) -> Result<Response<Self::ExportStream>, Status> {

@@ -18,6 +18,9 @@ use berth_proto::error::ApiError;
 use berth_proto::v1::import_request::Message;
 use berth_proto::v1::{IfExists, ImportChunk, ImportRequest, ImportResponse, ImportStart, OnError, RowError};
 use berth_store::machine::Snapshot;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -28,6 +31,7 @@ use super::Api;
 use super::answer::misfit;
 use super::device::check_batch_size;
 use crate::directory::{Fresh, data_loss};
+use crate::edge::Movement;
 
 /// Parsed chunks that wait for the one being written.
 const CHUNKS_AHEAD_MAX: usize = 2;
@@ -35,13 +39,15 @@ const CHUNKS_AHEAD_MAX: usize = 2;
 const ANSWERS_AHEAD_MAX: usize = 4;
 /// How often one chunk is tried without the rows refused so far: what is refused late hung on what was refused early.
 const ATTEMPTS_MAX: u32 = 8;
-/// Refused rows that an answer tells one by one: with their texts they must fit a message.
-const TOLD_ROWS_MAX: usize = 1_000;
+/// Refused rows that an answer tells one by one: as many as a chunk of the command line has.
+const TOLD_ROWS_MAX: usize = 2_000;
+/// Bytes of them, so that with its header the answer fits a message.
+const TOLD_BYTES_MAX: usize = 3 * 1024 * 1024;
 /// How long the first message may take.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The answers of an import.
-pub type Answers = ReceiverStream<Result<ImportResponse, Status>>;
+pub type Answers = BoxStream<'static, Result<ImportResponse, Status>>;
 
 /// How an import goes, as checked.
 #[derive(Debug, Clone)]
@@ -85,6 +91,7 @@ impl Api {
         &self,
         actor: String,
         mut messages: Streaming<ImportRequest>,
+        movement: Movement,
     ) -> Result<Answers, Status> {
         let first = tokio::time::timeout(START_WAIT_MAX, messages.message()).await;
         let first = first.map_err(|_| ApiError::DeadlineExceeded {
@@ -101,10 +108,10 @@ impl Api {
         let (chunks, parsed) = mpsc::channel(CHUNKS_AHEAD_MAX);
         let (answers, taken) = mpsc::channel(ANSWERS_AHEAD_MAX);
         // The reader ends with the stream or the writer, the writer with the reader or when nobody takes its answers.
-        tokio::spawn(read_chunks(plan.clone(), messages, chunks));
+        tokio::spawn(read_chunks(plan.clone(), messages, chunks, movement.clone()));
         let api = self.clone();
         tokio::spawn(async move { api.write_chunks(plan, parsed, answers).await });
-        Ok(ReceiverStream::new(taken))
+        Ok(ReceiverStream::new(taken).inspect(move |_| movement.answered()).boxed())
     }
 
     async fn write_chunks(
@@ -173,7 +180,7 @@ impl Api {
         refused.extend(given_up);
         refused.sort_by_key(|row| row.number);
         answer.refused = refused.len() as u64;
-        answer.errors = refused.into_iter().take(TOLD_ROWS_MAX).map(row_error).collect();
+        answer.errors = told(refused);
         if answer.header.is_none() {
             answer.header = Some(self.header(&self.directory.barrier().await?));
         }
@@ -373,12 +380,14 @@ async fn read_chunks(
     plan: Plan,
     mut messages: Streaming<ImportRequest>,
     chunks: mpsc::Sender<Result<Chunk, Status>>,
+    movement: Movement,
 ) {
     let mut due = None;
     loop {
         let parsed = match messages.message().await {
             Ok(None) => return,
             Ok(Some(ImportRequest { message: Some(Message::Chunk(chunk)) })) => {
+                movement.received();
                 let parsed = plan.parse(due, &chunk).map_err(Status::from);
                 due = chunk.chunk_no.checked_add(1);
                 parsed
@@ -412,6 +421,17 @@ fn chunk_request_id(import: &RequestId, chunk_no: u64, attempt: u32) -> RequestI
     bytes[8] = bytes[8] & 0x3f | 0x80;
     // Version and variant were just set; the import's own ID could only be returned where they were not.
     RequestId::from_bytes(bytes).unwrap_or(*import)
+}
+
+/// The refused rows as an answer tells them: the first ones, as far as they fit.
+fn told(refused: Vec<RefusedRow>) -> Vec<RowError> {
+    let mut bytes = 0;
+    let errors = refused.into_iter().take(TOLD_ROWS_MAX).map(row_error);
+    let fits = |error: &RowError| {
+        bytes += error.encoded_len();
+        bytes <= TOLD_BYTES_MAX
+    };
+    errors.take_while(fits).collect()
 }
 
 fn row_error(row: RefusedRow) -> RowError {
