@@ -226,9 +226,9 @@ async fn devices() {
         }
     }
     let more = DEVICES[1] - DEVICES[0];
-    for at in 0..3 {
-        let bytes = resident[1][at] as f64 - resident[0][at] as f64;
-        println!("marginal memory of a device at n{}: {:.1} bytes", at + 1, bytes / more as f64);
+    for (node, (few, many)) in cluster.nodes().iter().zip(resident[0].iter().zip(&resident[1])) {
+        let bytes = *many as f64 - *few as f64;
+        println!("marginal memory of a device at {}: {:.1} bytes", node.name, bytes / more as f64);
     }
     for (how, orderly) in [("ended", true), ("killed", false)] {
         let mut times = Vec::new();
