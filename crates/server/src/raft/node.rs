@@ -257,11 +257,17 @@ impl<SM: Machine> RaftNode<SM> {
     }
 
     /// Admits the node that waits at a peer address, started with `--join`, and answers its ID. Asking again
-    /// answers the same ID.
+    /// answers the same ID. Where name or client address are given, it must be a node that says the same.
     ///
     /// # Errors
-    /// [`MembershipError`]; [`MembershipError::Unusable`] where nobody answers there, or somebody of another cluster.
-    pub async fn invite(&self, peer_addr: &str) -> Result<u64, MembershipError> {
+    /// [`MembershipError`]; [`MembershipError::Unusable`] where nobody answers there, or somebody of another cluster;
+    /// [`MembershipError::OtherNode`] where it is not the node that was meant.
+    pub async fn invite(
+        &self,
+        peer_addr: &str,
+        name: &str,
+        client_addr: &str,
+    ) -> Result<u64, MembershipError> {
         let unusable = |why: String| MembershipError::Unusable {
             what: "peer address",
             value: format!("{peer_addr} ({why})"),
@@ -274,6 +280,18 @@ impl<SM: Machine> RaftNode<SM> {
         }
         let incarnation = super::identity::read_uuid(&hello.incarnation)
             .ok_or_else(|| unusable("that node does not say who it is".to_owned()))?;
+        for (what, asked, actual) in
+            [("name", name, &hello.name), ("client address", client_addr, &hello.client_addr)]
+        {
+            if !asked.is_empty() && asked != actual {
+                return Err(MembershipError::OtherNode {
+                    peer_addr: peer_addr.to_owned(),
+                    what,
+                    asked: asked.to_owned(),
+                    actual: actual.clone(),
+                });
+            }
+        }
         let node = BerthNode {
             name: hello.name.clone(),
             peer_addr: peer_addr.to_owned(),

@@ -141,7 +141,8 @@ impl ClusterService for ClusterApi {
     ) -> Result<Response<v1::AddLearnerResponse>, Status> {
         let asked = request.into_inner();
         let reason = reason_of(&asked.reason)?;
-        let node_id = self.raft.invite(&asked.peer_address).await.map_err(ApiError::from)?;
+        let invited = self.raft.invite(&asked.peer_address, &asked.name, &asked.client_address).await;
+        let node_id = invited.map_err(ApiError::from)?;
         tracing::info!(node = node_id, reason, "took a node in");
         Ok(Response::new(v1::AddLearnerResponse { header: Some(self.header_now()), node_id }))
     }
