@@ -150,6 +150,11 @@ impl Directory {
         self.inner.raft.leader().map(|(node_id, node)| leader_hint(node_id, &node))
     }
 
+    /// What this node is in its cluster now.
+    pub fn role(&self) -> Role {
+        self.inner.raft.role()
+    }
+
     /// Commands on their way, and their bytes.
     pub fn writes_in_flight(&self) -> (usize, usize) {
         self.inner.raft.in_flight()
@@ -254,7 +259,7 @@ impl Directory {
         Fresh {
             snapshot,
             age_bound,
-            role: if self.inner.raft.leads() { Role::Leader } else { Role::Follower },
+            role: self.role(),
         }
     }
 

@@ -202,6 +202,12 @@ impl<SM: Machine> RaftNode<SM> {
         leader_of(&self.raft)
     }
 
+    /// What this node believes that it is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        role_of(&self.raft)
+    }
+
     /// Whether this node believes that it leads.
     #[must_use]
     pub fn leads(&self) -> bool {
@@ -468,7 +474,11 @@ impl<SM: Machine> Barrier for RaftBarrier<SM> {
             return Ok((*linearizer.read_log_id().log_id(), Role::Leader));
         }
         match self.links.read_index(id, &leader).await {
-            Ok(log_id) => Ok((log_id, Role::Follower)),
+            // Another node confirmed it, whatever this one has become since.
+            Ok(log_id) => match role_of(&self.raft) {
+                Role::Learner => Ok((log_id, Role::Learner)),
+                Role::Leader | Role::Follower => Ok((log_id, Role::Follower)),
+            },
             Err(status) => Err(ReadError::LeaderUnreachable { leader, why: status.message().to_owned() }),
         }
     }
@@ -483,6 +493,14 @@ fn read_error(error: RaftError<BerthConfig, LinearizableReadError<BerthConfig>>)
 }
 
 /// openraft takes nothing when it answers with a forward. Everything else may have reached the log.
+fn role_of<SM: Machine>(raft: &Raft<BerthConfig, SM>) -> Role {
+    match raft.metrics().borrow_watched().state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Learner => Role::Learner,
+        _ => Role::Follower,
+    }
+}
+
 fn write_error(error: RaftError<BerthConfig, ClientWriteError<BerthConfig>>) -> WriteError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::Api;
 use crate::directory::{Directory, Fresh, data_loss};
-use crate::raft::{RaftNode, Role};
+use crate::raft::RaftNode;
 
 /// The cluster service of one node.
 #[derive(Clone)]
@@ -40,8 +40,8 @@ impl ClusterApi {
 
     /// A header of what this node has right now, whatever its age.
     fn header_now(&self) -> v1::ResponseHeader {
-        let role = if self.raft.leads() { Role::Leader } else { Role::Follower };
-        self.api.header(&Fresh { snapshot: self.directory.newest(), age_bound: Duration::MAX, role })
+        let (snapshot, role) = (self.directory.newest(), self.raft.role());
+        self.api.header(&Fresh { snapshot, age_bound: Duration::MAX, role })
     }
 
     fn status_now(&self) -> v1::StatusResponse {
@@ -69,7 +69,7 @@ impl ClusterApi {
                 voter: member.voter,
                 matched_index,
                 lag: matched_index.map(|matched| last.saturating_sub(matched)),
-                last_contact: None,
+                last_contact: member.heard.map(duration_message),
             }
         });
         let index = |position: Option<LogId>| position.map_or(0, |id| id.index());
