@@ -304,11 +304,13 @@ fn a_lookup_of_many_registrations_tells_of_each() {
     let stage = Stage::with_topology();
     assert_eq!(stage.berth(&["scope", "create", "0ne1"]).code, 0);
     for (device, status) in [("a", "assigned"), ("b", "disabled"), ("c", "assigned"), ("e", "enrolling")] {
-        let words = ["device", "assign", device, "--hub", "h1.example", "--scope", "0ne1", "--status", status];
+        let words =
+            ["device", "assign", device, "--hub", "h1.example", "--scope", "0ne1", "--status", status];
         let ran = stage.berth(&words);
         assert_eq!(ran.code, 0, "{}", ran.err);
     }
-    let words = ["lookup", "--registration-id", "--scope", "0ne1", "a", "b", "nobody", "c", "--output", "jsonl"];
+    let words =
+        ["lookup", "--registration-id", "--scope", "0ne1", "a", "b", "nobody", "c", "--output", "jsonl"];
     let ran = stage.berth(&words);
     assert_eq!(ran.code, 3, "{}", ran.err);
     let rows: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -256,11 +256,7 @@ impl Directory {
         // The age is taken before the snapshot: a snapshot is never older than its bound says.
         let snapshot = self.inner.reader.snapshot();
         let age_bound = as_of.map_or(Duration::MAX, |at: Instant| at.elapsed());
-        Fresh {
-            snapshot,
-            age_bound,
-            role: self.role(),
-        }
+        Fresh { snapshot, age_bound, role: self.role() }
     }
 
     /// Proposes a change and waits for its outcome; the revision it was made at comes with it.
