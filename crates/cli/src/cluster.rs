@@ -35,15 +35,15 @@ enum ClusterCommand {
 
 #[derive(Debug, Args)]
 struct AddArgs {
-    /// Name of the node
+    /// Name that the node must have
     #[arg(long)]
-    name: String,
+    name: Option<String>,
     /// Address of its peer listener
     #[arg(long, value_name = "HOST:PORT")]
     peer_address: String,
-    /// Address of its client listener
+    /// Where the node must say that clients reach it
     #[arg(long, value_name = "HOST:PORT")]
-    client_address: String,
+    client_address: Option<String>,
     /// Why, for the record
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
@@ -87,15 +87,15 @@ pub(crate) async fn run(common: &Common, args: ClusterArgs, screen: &mut Screen)
         ClusterCommand::Add(add) => {
             let request = v1::AddLearnerRequest {
                 reason: add.reason,
-                name: add.name.clone(),
-                peer_address: add.peer_address,
-                client_address: add.client_address,
+                name: add.name.unwrap_or_default(),
+                peer_address: add.peer_address.clone(),
+                client_address: add.client_address.unwrap_or_default(),
             };
             let answer = client.add_learner(request).await?;
-            let id = answer.node_id;
+            let (id, address) = (answer.node_id, add.peer_address);
             let line =
-                format!("node {id} ({}) follows now; `berth cluster promote {id}` gives it a vote", add.name);
-            done(&line, json!({ "node_id": id, "name": add.name }), screen)
+                format!("node {id} at {address} follows now; `berth cluster promote {id}` gives it a vote");
+            done(&line, json!({ "node_id": id, "peer_address": address }), screen)
         }
         ClusterCommand::Promote(args) => {
             let node_id = node_id(&client, &args.node).await?;

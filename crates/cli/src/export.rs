@@ -29,9 +29,9 @@ pub(crate) struct ExportArgs {
     /// File to write; without it, or with -, stdout
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Format of the file; `berth import` reads both
-    #[arg(long, default_value = "csv")]
-    format: ExportFormat,
+    /// Format of the file, which `berth import` reads; by default as the file's name or --output says, else csv
+    #[arg(long)]
+    format: Option<ExportFormat>,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -45,6 +45,19 @@ enum ExportFormat {
     Csv,
     /// One JSON object a line
     Jsonl,
+}
+
+impl ExportFormat {
+    /// The format that a file of this name has, or that results are asked for in.
+    fn that_fits(file: Option<&Path>, screen: Format) -> Self {
+        let ending = file.and_then(Path::extension).and_then(|ending| ending.to_str());
+        match ending.map(str::to_ascii_lowercase).as_deref() {
+            Some("csv") => Self::Csv,
+            Some("jsonl" | "ndjson" | "json") => Self::Jsonl,
+            _ if screen != Format::Table => Self::Jsonl,
+            _ => Self::Csv,
+        }
+    }
 }
 
 pub(crate) async fn run(common: &Common, args: ExportArgs, screen: &mut Screen) -> Result<u8, Failure> {
@@ -72,7 +85,8 @@ pub(crate) async fn run(common: &Common, args: ExportArgs, screen: &mut Screen) 
     let to_file = args.out.filter(|path| path != Path::new("-"));
     let mut progress = Progress::new("devices exported", None);
     let mut devices = 0;
-    let mut sheet = Sheet::new(args.format)?;
+    let format = args.format.unwrap_or_else(|| ExportFormat::that_fits(to_file.as_deref(), screen.format));
+    let mut sheet = Sheet::new(format)?;
     let mut file = to_file.as_deref().map(Unfinished::create).transpose()?;
     while let Some(part) = waiting.recv().await {
         let part = part?;

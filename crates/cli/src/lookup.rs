@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 
-use berth_client::{Client, v1};
+use berth_client::{ApiError, Client, v1};
 use clap::Args;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -102,6 +102,10 @@ async fn one(client: &Client, args: &LookupArgs, id: &str) -> Result<Value, Fail
     } else {
         client.lookup(id, consistency).await?
     };
+    row_of(id, &answer)
+}
+
+fn row_of(id: &str, answer: &v1::LookupResponse) -> Result<Value, Failure> {
     let mut row = match &answer.result {
         Some(v1::lookup_response::Result::Found(found)) => present::found(id, found),
         Some(v1::lookup_response::Result::Negative(negative)) => present::negative(id, negative),
@@ -113,15 +117,41 @@ async fn one(client: &Client, args: &LookupArgs, id: &str) -> Result<Value, Fail
 
 async fn registrations(client: &Client, args: &LookupArgs, ids: &[String]) -> Result<Vec<Value>, Failure> {
     use futures_util::{StreamExt, TryStreamExt};
+    let scope = args.scope.as_deref().unwrap_or_default();
     let lookups = ids.iter().map(|id| async move {
-        match one(client, args, id).await {
-            Err(failure) if failure.code == EXIT_NOT_FOUND => Ok(
-                serde_json::json!({ "device_id": id, "hub": null, "status": "UNKNOWN", "confirmed": true }),
-            ),
-            other => other,
+        let consistency = Some(args.read.consistency.clone());
+        match client.lookup_registration(id, scope, consistency).await {
+            Ok(answer) => row_of(id, &answer),
+            Err(error) => match error.api_error().and_then(|told| row_of_refusal(id, told)) {
+                Some(row) => Ok(row),
+                None => Err(error.into()),
+            },
         }
     });
     futures_util::stream::iter(lookups).buffered(REGISTRATIONS_IN_FLIGHT).try_collect().await
+}
+
+/// What is refused of one registration alone: the others have their answers all the same.
+fn row_of_refusal(id: &str, told: &ApiError) -> Option<Value> {
+    let negative = |kind: v1::NegativeKind, epoch| v1::Negative {
+        kind: kind.into(),
+        confirmed: true,
+        epoch,
+        ..v1::Negative::default()
+    };
+    match told {
+        ApiError::RegistrationUnknown { .. } => {
+            Some(present::negative(id, &negative(v1::NegativeKind::Unknown, 0)))
+        }
+        ApiError::NoHub { kind, epoch, .. } => Some(present::negative(id, &negative(*kind, *epoch))),
+        ApiError::RegistrationAmbiguous { .. } => Some(serde_json::json!({
+            "device_id": id,
+            "hub": null,
+            "status": "AMBIGUOUS",
+            "problem": told.to_string(),
+        })),
+        _ => None,
+    }
 }
 
 async fn batch(client: &Client, args: &LookupArgs, ids: Vec<String>) -> Result<Vec<Value>, Failure> {

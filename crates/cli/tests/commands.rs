@@ -300,6 +300,33 @@ fn a_dry_run_tells_every_bad_line_and_writes_nothing() {
 }
 
 #[test]
+fn a_lookup_of_many_registrations_tells_of_each() {
+    let stage = Stage::with_topology();
+    assert_eq!(stage.berth(&["scope", "create", "0ne1"]).code, 0);
+    for (device, status) in [("a", "assigned"), ("b", "disabled"), ("c", "assigned"), ("e", "enrolling")] {
+        let words =
+            ["device", "assign", device, "--hub", "h1.example", "--scope", "0ne1", "--status", status];
+        let ran = stage.berth(&words);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+    }
+    let words =
+        ["lookup", "--registration-id", "--scope", "0ne1", "a", "b", "nobody", "c", "--output", "jsonl"];
+    let ran = stage.berth(&words);
+    assert_eq!(ran.code, 3, "{}", ran.err);
+    let rows: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> = rows.iter().map(|row| row["status"].as_str().unwrap()).collect();
+    assert_eq!(told, ["ASSIGNED", "DISABLED", "UNKNOWN", "ASSIGNED"]);
+    stage.refused(3, &["lookup", "--registration-id", "--scope", "0ne9", "a", "c"], &["0ne9"]);
+    assert_eq!(stage.berth(&["lookup", "e"]).code, 1, "as its help says");
+    assert_eq!(stage.berth(&["lookup", "b"]).code, 1);
+
+    let file = stage.folder.path().join("all.jsonl").display().to_string();
+    assert_eq!(stage.berth(&["export", "--out", &file]).code, 0);
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(text.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok()).count(), 4, "{text}");
+}
+
+#[test]
 fn every_bad_line_of_a_file_is_told_with_its_number() {
     const LINES: usize = 4_300;
     let stage = Stage::with_topology();

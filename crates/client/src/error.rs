@@ -69,7 +69,14 @@ impl Error {
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::OutcomeUnknown { .. } => true,
-            Self::Refused { code, .. } => matches!(code, Code::Unavailable | Code::DeadlineExceeded),
+            Self::Refused { code, reason } => match &**reason {
+                // A node said all there is to say: it is the device that cannot be reached.
+                ApiError::NoHub { .. } => false,
+                ApiError::Overloaded { .. } => true,
+                // Whoever cancelled a call that this client did not cancel stands between it and the node.
+                ApiError::Foreign { .. } if *code == Code::Cancelled => true,
+                _ => matches!(code, Code::Unavailable | Code::DeadlineExceeded),
+            },
             Self::Endpoint(_) | Self::Protocol { .. } => false,
         }
     }

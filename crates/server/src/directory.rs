@@ -150,6 +150,11 @@ impl Directory {
         self.inner.raft.leader().map(|(node_id, node)| leader_hint(node_id, &node))
     }
 
+    /// What this node is in its cluster now.
+    pub fn role(&self) -> Role {
+        self.inner.raft.role()
+    }
+
     /// Commands on their way, and their bytes.
     pub fn writes_in_flight(&self) -> (usize, usize) {
         self.inner.raft.in_flight()
@@ -251,11 +256,7 @@ impl Directory {
         // The age is taken before the snapshot: a snapshot is never older than its bound says.
         let snapshot = self.inner.reader.snapshot();
         let age_bound = as_of.map_or(Duration::MAX, |at: Instant| at.elapsed());
-        Fresh {
-            snapshot,
-            age_bound,
-            role: if self.inner.raft.leads() { Role::Leader } else { Role::Follower },
-        }
+        Fresh { snapshot, age_bound, role: self.role() }
     }
 
     /// Proposes a change and waits for its outcome; the revision it was made at comes with it.

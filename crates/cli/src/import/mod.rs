@@ -305,6 +305,7 @@ pub(crate) async fn perform(
         broken_off(error.into(), &go_on)
     })?;
     let end = end.map_err(|failure| broken_off(failure, &go_on))?;
+    let stopped = totals.stopped || end == ReaderEnd::Stopped;
     let seconds = progress.seconds();
     let lines = ledger.lines_read();
     Ok(json!({
@@ -319,8 +320,8 @@ pub(crate) async fn perform(
         "bad": report.bad_count,
         "modules": ledger.modules(),
         "chunks": totals.chunks,
-        "stopped": totals.stopped || end == ReaderEnd::Stopped,
-        "stopped_at": report.stopped_at.as_ref().map(BadLine::to_json),
+        "stopped": stopped,
+        "stopped_at": report.stopped_at.as_ref().filter(|_| stopped).map(BadLine::to_json),
         "go_on": go_on,
         "revision": report.revision,
         "seconds": (seconds * 1_000.0).round() / 1_000.0,

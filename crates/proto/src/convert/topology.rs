@@ -16,8 +16,8 @@ use crate::v1;
 const DESIRED_OBJECTS_MAX: usize = 1_000;
 /// Longest URL or host of a topology object, in bytes.
 const TEXT_BYTES_MAX: usize = 1_024;
-/// Most hubs linked to a scope.
-const LINKED_HUBS_MAX: usize = 256;
+/// Most hubs linked to a scope: what the core takes, told before anything is decided.
+const LINKED_HUBS_MAX: usize = 100;
 
 /// A patch and what must hold of its object.
 pub type ExpectedPatch = (Expect, ObjectPatch);

@@ -53,6 +53,20 @@ pub enum MembershipError {
     /// No such node.
     #[error("the cluster has no node {0}; `berth cluster status` lists its nodes")]
     UnknownNode(u64),
+    /// The node is another one than was meant.
+    #[error(
+        "the node at {peer_addr} says that its {what} is {actual:?}, not {asked:?}: nothing was changed; give what it says, or leave it out"
+    )]
+    OtherNode {
+        /// Where it was asked.
+        peer_addr: String,
+        /// Which field.
+        what: &'static str,
+        /// What was meant.
+        asked: String,
+        /// What it says.
+        actual: String,
+    },
     /// The name is taken.
     #[error(
         "node {id} already has the name {name:?} with another data directory: remove node {id} first, or choose another name"
@@ -117,6 +131,7 @@ impl From<MembershipError> for ApiError {
                 Self::OutcomeUnknown { request_id: None, cause: error.to_string(), timed_out: true }
             }
             MembershipError::NameTaken { .. }
+            | MembershipError::OtherNode { .. }
             | MembershipError::Unusable { .. }
             | MembershipError::Full
             | MembershipError::NotCaughtUp { .. }

@@ -202,6 +202,12 @@ impl<SM: Machine> RaftNode<SM> {
         leader_of(&self.raft)
     }
 
+    /// What this node believes that it is.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        role_of(&self.raft)
+    }
+
     /// Whether this node believes that it leads.
     #[must_use]
     pub fn leads(&self) -> bool {
@@ -257,11 +263,17 @@ impl<SM: Machine> RaftNode<SM> {
     }
 
     /// Admits the node that waits at a peer address, started with `--join`, and answers its ID. Asking again
-    /// answers the same ID.
+    /// answers the same ID. Where name or client address are given, it must be a node that says the same.
     ///
     /// # Errors
-    /// [`MembershipError`]; [`MembershipError::Unusable`] where nobody answers there, or somebody of another cluster.
-    pub async fn invite(&self, peer_addr: &str) -> Result<u64, MembershipError> {
+    /// [`MembershipError`]; [`MembershipError::Unusable`] where nobody answers there, or somebody of another cluster;
+    /// [`MembershipError::OtherNode`] where it is not the node that was meant.
+    pub async fn invite(
+        &self,
+        peer_addr: &str,
+        name: &str,
+        client_addr: &str,
+    ) -> Result<u64, MembershipError> {
         let unusable = |why: String| MembershipError::Unusable {
             what: "peer address",
             value: format!("{peer_addr} ({why})"),
@@ -274,6 +286,18 @@ impl<SM: Machine> RaftNode<SM> {
         }
         let incarnation = super::identity::read_uuid(&hello.incarnation)
             .ok_or_else(|| unusable("that node does not say who it is".to_owned()))?;
+        for (what, asked, actual) in
+            [("name", name, &hello.name), ("client address", client_addr, &hello.client_addr)]
+        {
+            if !asked.is_empty() && asked != actual {
+                return Err(MembershipError::OtherNode {
+                    peer_addr: peer_addr.to_owned(),
+                    what,
+                    asked: asked.to_owned(),
+                    actual: actual.clone(),
+                });
+            }
+        }
         let node = BerthNode {
             name: hello.name.clone(),
             peer_addr: peer_addr.to_owned(),
@@ -450,7 +474,11 @@ impl<SM: Machine> Barrier for RaftBarrier<SM> {
             return Ok((*linearizer.read_log_id().log_id(), Role::Leader));
         }
         match self.links.read_index(id, &leader).await {
-            Ok(log_id) => Ok((log_id, Role::Follower)),
+            // Another node confirmed it, whatever this one has become since.
+            Ok(log_id) => match role_of(&self.raft) {
+                Role::Learner => Ok((log_id, Role::Learner)),
+                Role::Leader | Role::Follower => Ok((log_id, Role::Follower)),
+            },
             Err(status) => Err(ReadError::LeaderUnreachable { leader, why: status.message().to_owned() }),
         }
     }
@@ -465,6 +493,14 @@ fn read_error(error: RaftError<BerthConfig, LinearizableReadError<BerthConfig>>)
 }
 
 /// openraft takes nothing when it answers with a forward. Everything else may have reached the log.
+fn role_of<SM: Machine>(raft: &Raft<BerthConfig, SM>) -> Role {
+    match raft.metrics().borrow_watched().state {
+        ServerState::Leader => Role::Leader,
+        ServerState::Learner => Role::Learner,
+        _ => Role::Follower,
+    }
+}
+
 fn write_error(error: RaftError<BerthConfig, ClientWriteError<BerthConfig>>) -> WriteError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {

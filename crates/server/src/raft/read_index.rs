@@ -36,8 +36,10 @@ pub struct ReadPoint {
 pub enum Role {
     /// It led.
     Leader,
-    /// It followed, or learned.
+    /// It followed with a vote.
     Follower,
+    /// It followed without one.
+    Learner,
 }
 
 /// Why a read could not be confirmed. A read changes nothing, so each of these may simply be repeated.

@@ -53,6 +53,8 @@ pub struct MemberStatus {
     pub voter: bool,
     /// The last entry that the leader knows it to have; only the leader knows.
     pub matched: Option<LogId>,
+    /// How long ago it answered the leader; only the leader knows, and not of itself.
+    pub heard: Option<Duration>,
 }
 
 impl NodeStatus {
@@ -83,11 +85,17 @@ impl NodeStatus {
             quorum_age: quorum_age.filter(|_| leads),
             members: membership
                 .nodes()
-                .map(|(id, node)| MemberStatus {
-                    id: *id,
+                .map(|(member, node)| MemberStatus {
+                    id: *member,
                     node: node.clone(),
-                    voter: voters.contains(id),
-                    matched: metrics.replication.as_ref().and_then(|all| all.get(id)).copied().flatten(),
+                    voter: voters.contains(member),
+                    heard: metrics
+                        .heartbeat
+                        .as_ref()
+                        .filter(|_| *member != id)
+                        .and_then(|all| all.get(member)?.as_ref())
+                        .map(|at| at.elapsed()),
+                    matched: metrics.replication.as_ref().and_then(|all| all.get(member)).copied().flatten(),
                 })
                 .collect(),
         }

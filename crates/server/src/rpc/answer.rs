@@ -61,6 +61,7 @@ impl Api {
         let role = match fresh.role {
             Role::Leader => NodeRole::Leader,
             Role::Follower => NodeRole::Follower,
+            Role::Learner => NodeRole::Learner,
         };
         self.header_at(&fresh.snapshot, fresh.snapshot.revision(), fresh.age_bound, role)
     }

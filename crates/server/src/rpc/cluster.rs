@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::Api;
 use crate::directory::{Directory, Fresh, data_loss};
-use crate::raft::{RaftNode, Role};
+use crate::raft::RaftNode;
 
 /// The cluster service of one node.
 #[derive(Clone)]
@@ -40,8 +40,8 @@ impl ClusterApi {
 
     /// A header of what this node has right now, whatever its age.
     fn header_now(&self) -> v1::ResponseHeader {
-        let role = if self.raft.leads() { Role::Leader } else { Role::Follower };
-        self.api.header(&Fresh { snapshot: self.directory.newest(), age_bound: Duration::MAX, role })
+        let (snapshot, role) = (self.directory.newest(), self.raft.role());
+        self.api.header(&Fresh { snapshot, age_bound: Duration::MAX, role })
     }
 
     fn status_now(&self) -> v1::StatusResponse {
@@ -69,7 +69,7 @@ impl ClusterApi {
                 voter: member.voter,
                 matched_index,
                 lag: matched_index.map(|matched| last.saturating_sub(matched)),
-                last_contact: None,
+                last_contact: member.heard.map(duration_message),
             }
         });
         let index = |position: Option<LogId>| position.map_or(0, |id| id.index());
@@ -141,7 +141,8 @@ impl ClusterService for ClusterApi {
     ) -> Result<Response<v1::AddLearnerResponse>, Status> {
         let asked = request.into_inner();
         let reason = reason_of(&asked.reason)?;
-        let node_id = self.raft.invite(&asked.peer_address).await.map_err(ApiError::from)?;
+        let invited = self.raft.invite(&asked.peer_address, &asked.name, &asked.client_address).await;
+        let node_id = invited.map_err(ApiError::from)?;
         tracing::info!(node = node_id, reason, "took a node in");
         Ok(Response::new(v1::AddLearnerResponse { header: Some(self.header_now()), node_id }))
     }

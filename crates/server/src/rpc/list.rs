@@ -10,7 +10,6 @@ use super::Api;
 use super::answer::misfit_task;
 use super::scan::{self, Filter, Place};
 use crate::directory::{Fresh, data_loss};
-use crate::raft::Role;
 
 /// Devices of a page where the caller does not say.
 const PAGE_SIZE_DEFAULT: u32 = 1_000;
@@ -71,7 +70,7 @@ impl Api {
             Some(pinned) => Ok(Fresh {
                 snapshot: pinned.snapshot,
                 age_bound: std::time::Duration::MAX,
-                role: Role::Follower,
+                role: self.directory.role(),
             }),
             None => Err(ApiError::SnapshotExpired { revision: token.revision }),
         }

@@ -179,6 +179,14 @@ async fn a_node_joins_votes_and_leaves() {
     cluster.write("two").await;
     cluster.settled(2).await;
 
+    // Whoever asks for another node than is there gets none.
+    let (addr, asker) = (cluster.homes[3].addr.clone(), &cluster.node(leader).raft);
+    let other = asker.invite(&addr, "n5", "").await.unwrap_err();
+    assert!(matches!(other, MembershipError::OtherNode { what: "name", .. }), "{other}");
+    let other = asker.invite(&addr, "n4", "elsewhere:1").await.unwrap_err();
+    assert!(matches!(other, MembershipError::OtherNode { what: "client address", .. }), "{other}");
+    assert_eq!(asker.invite(&addr, "n4", "n4.example:7000").await, Ok(id));
+
     // Its name is taken for any other data directory.
     let namesake = Home::new("n4");
     let refused = namesake.start(Start::Join(vec![cluster.homes[leader].addr.clone()]), &cluster.cuts).await;

@@ -1,14 +1,18 @@
 //! Pages of named objects.
 
 use berth_proto::error::ApiError;
+use prost::Message;
 
 /// Objects of a page where the caller does not say.
 const PAGE_SIZE_DEFAULT: u32 = 100;
 /// Most objects of a page.
 const PAGE_SIZE_MAX: u32 = 1_000;
 
+/// Bytes of a page's objects: one that is long, such as a scope with many hubs, still makes an answer that fits.
+const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
 /// A page of named objects in their order; the token is the last name of the page before.
-pub(super) fn page<'a, T: 'a, M>(
+pub(super) fn page<'a, T: 'a, M: Message>(
     all: impl Iterator<Item = (&'a str, &'a T)>,
     size: u32,
     token: &str,
@@ -25,13 +29,15 @@ pub(super) fn page<'a, T: 'a, M>(
             ));
         }
     };
-    let mut objects = Vec::new();
+    let (mut objects, mut bytes) = (Vec::new(), 0);
     let mut last = "";
     for (name, object) in all.filter(|(name, object)| *name > token && takes(object)) {
-        if objects.len() == size as usize {
+        if objects.len() == size as usize || bytes >= PAGE_BYTES_MAX {
             return Ok((objects, last.to_owned()));
         }
-        objects.push(message(object));
+        let object = message(object);
+        bytes += object.encoded_len();
+        objects.push(object);
         last = name;
     }
     Ok((objects, String::new()))
@@ -61,6 +67,14 @@ mod tests {
         assert_eq!(pages(2), [vec![1, 2], vec![4, 5]]);
         assert_eq!(pages(3), [vec![1, 2, 4], vec![5]]);
         assert_eq!(pages(1_000), [vec![1, 2, 4, 5]]);
+    }
+
+    #[test]
+    fn a_page_of_long_objects_is_shorter() {
+        let all = [("a", &1), ("b", &2), ("c", &3)].into_iter();
+        let long = |_: &u32| "x".repeat(PAGE_BYTES_MAX * 2 / 3);
+        let (found, next) = page(all, 3, "", |_| true, long).unwrap();
+        assert_eq!((found.len(), next.as_str()), (2, "b"));
     }
 
     #[test]
