@@ -1,5 +1,6 @@
 //! Completions and manual pages, generated from the command line itself.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -25,7 +26,10 @@ pub(crate) struct ManArgs {
 }
 
 pub(crate) fn completions(args: &CompletionsArgs, screen: &mut Screen) -> Result<u8, Failure> {
-    clap_complete::generate(args.shell, &mut full_command(), "berth", screen.raw());
+    // The generator panics where a write fails: it is given memory, and what fails later is told as ever.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut full_command(), "berth", &mut script);
+    screen.raw().write_all(&script)?;
     Ok(EXIT_DONE)
 }
 

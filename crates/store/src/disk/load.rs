@@ -327,6 +327,7 @@ fn read_generation(
     on_disk.manifests = older.to_vec();
     on_disk.junk = newer.to_vec();
     let mut damage = None;
+    let mut found = [0_u32; TableId::COUNT];
     walk_pages(tree, keys::first_of_page(TableId::Devices, 0), |(table, page), versions| {
         let kind = Kind::Page(table, page);
         let (older, newer) =
@@ -336,6 +337,14 @@ fn read_generation(
             on_disk.supersede(pair[0].stored(kind), pair[1].generation);
         }
         let Some(version) = older.last() else { return Ok(true) };
+        // A split writes both halves, so that no page is left out. Without this a number that was made up would
+        // ask for the memory of all pages below it.
+        let next = &mut found[table.index()];
+        if page != *next {
+            damage = Some(format!("page {next} of table {table:?} is missing, page {page} is there"));
+            return Ok(false);
+        }
+        *next += 1;
         let key = Key { kind, generation: version.generation, part: 0 };
         let added = seal::join(key, &version.parts)
             .map_err(|e| e.to_string())
@@ -354,7 +363,7 @@ fn read_generation(
     if let Some(why) = damage {
         return Err(Unreadable::Damage(why));
     }
-    verify(&contents, &manifest).map_err(Unreadable::Damage)?;
+    verify(&contents, &found, &manifest).map_err(Unreadable::Damage)?;
     Ok(Loaded { manifest, contents, on_disk })
 }
 
@@ -372,7 +381,13 @@ pub(crate) fn read_generation_whole(
 }
 
 /// Compares what was read with what the manifest says.
-fn verify(contents: &Contents, manifest: &Manifest) -> Result<(), String> {
+fn verify(contents: &Contents, found: &[u32; TableId::COUNT], manifest: &Manifest) -> Result<(), String> {
+    for ((table, &expected), &found) in TableId::ALL.into_iter().zip(&manifest.page_counts).zip(found) {
+        // The only page of a table that never had a row was never written.
+        if found != expected && (found, expected) != (0, 1) {
+            return Err(format!("table {table:?} has {found} of {expected} pages"));
+        }
+    }
     for (table, expected) in TableId::ALL.into_iter().zip(manifest.row_counts) {
         let found = contents.row_count(table);
         if found != expected {

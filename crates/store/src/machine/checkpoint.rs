@@ -15,6 +15,9 @@ use super::view::{RowDamage, decode_device};
 use crate::pages::{Root, TableId};
 use crate::raft::{codec, log_id};
 
+/// Replies that a cluster can come to remember in its time: at a million a second, for half a million years.
+const REPLIES_EVER_MAX: u64 = u64::MAX / 2;
+
 /// Why a checkpoint is not the state of a directory.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
@@ -66,8 +69,11 @@ pub(crate) fn decode_meta<M>(
         }
     };
     let next_scope = u16::try_from(kept.next_scope).map_err(|e| broken(format!("next scope number: {e}")))?;
-    if kept.replies_first > kept.replies_next {
-        return Err(broken(format!("replies {} to {}", kept.replies_first, kept.replies_next)));
+    let remembered = kept.replies_next.checked_sub(kept.replies_first);
+    let rows_of_replies = rows.row_count(TableId::Replies);
+    if remembered != Some(rows_of_replies) || kept.replies_next > REPLIES_EVER_MAX {
+        let (first, next) = (kept.replies_first, kept.replies_next);
+        return Err(broken(format!("replies {first} to {next}, but {rows_of_replies} rows of them")));
     }
     let mut topology = Topology::default();
     let mut nodes = BTreeMap::new();

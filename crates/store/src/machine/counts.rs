@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 /// Counters of one chunk: 2 KiB, what one change copies.
 const CHUNK: usize = 256;
+/// Numbers that are counted: those of hubs take three bytes in a row, and all others are fewer. A higher one was made
+/// up, and would ask for the memory of all below it.
+const NUMBERS_MAX: usize = 1 << 24;
 
 /// Counts by number. A clone shares its chunks, and a change copies one of them.
 #[derive(Debug, Clone, Default)]
@@ -16,11 +19,16 @@ impl Counts {
         self.chunks.get(no / CHUNK).and_then(|chunk| chunk.get(no % CHUNK)).copied().unwrap_or(0)
     }
 
-    /// Adds `by`; false where the count would leave its range, which says that it was wrong before.
+    /// Adds `by`; false where the count would leave its range, which says that it was wrong before, or where there is
+    /// no such number.
     #[must_use]
     pub(crate) fn add(&mut self, no: usize, by: i64) -> bool {
-        while self.chunks.len() <= no / CHUNK {
-            self.chunks.push(Arc::new([0; CHUNK]));
+        if no >= NUMBERS_MAX {
+            return false;
+        }
+        if self.chunks.len() <= no / CHUNK {
+            // Chunks without a count are one and the same.
+            self.chunks.resize(no / CHUNK + 1, Arc::new([0; CHUNK]));
         }
         let count =
             self.chunks.get_mut(no / CHUNK).and_then(|chunk| Arc::make_mut(chunk).get_mut(no % CHUNK));
@@ -62,5 +70,13 @@ mod tests {
         let mut counts = Counts::default();
         assert!(!counts.add(0, -1));
         assert_eq!(counts.get(0), 0);
+    }
+
+    #[test]
+    fn a_number_past_the_last_is_not_counted() {
+        let mut counts = Counts::default();
+        assert!(!counts.add(u32::MAX as usize, 1));
+        assert!(counts.add(NUMBERS_MAX - 1, 1));
+        assert_eq!(counts.iter().collect::<Vec<_>>(), [(NUMBERS_MAX - 1, 1)]);
     }
 }
