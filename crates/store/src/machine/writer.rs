@@ -23,16 +23,6 @@ pub enum ApplyError {
         /// What is wrong.
         source: PayloadError,
     },
-    /// Entries are missing: what lies between would be skipped without a word.
-    #[error(
-        "entry {found} was handed to apply where {expected} is due; this node must be rebuilt from its peers"
-    )]
-    Gap {
-        /// The entry that is due.
-        expected: u64,
-        /// The entry that came.
-        found: u64,
-    },
     /// A command does not decode, or is of a kind that this build does not know.
     #[error("command {command} of entry {index} cannot be applied: {source}")]
     Command {
@@ -72,7 +62,6 @@ impl Writer {
         let mut answers = Vec::with_capacity(entries.len());
         let mut meta = self.pages.root().meta().clone();
         let mut rest = entries;
-        check_order(&meta, entries)?;
         while !rest.is_empty() {
             // The hash key is set while no working set is open, and that is where Genesis comes: before any row.
             if let Some(genesis) = first_genesis(&rest[0], &meta)? {
@@ -95,20 +84,6 @@ impl Writer {
         }
         Ok(answers)
     }
-}
-
-/// Each entry must be the one after the last. Where nothing was applied yet, the opening has compared with where the
-/// log begins.
-fn check_order(meta: &Meta, entries: &[Entry]) -> Result<(), ApplyError> {
-    let Some(begin) = entries.first() else { return Ok(()) };
-    let first = meta.applied.map_or(begin.log_id.index, |applied| applied.index + 1);
-    for (expected, entry) in (first..).zip(entries) {
-        let found = entry.log_id.index;
-        if found != expected {
-            return Err(ApplyError::Gap { expected, found });
-        }
-    }
-    Ok(())
 }
 
 /// The birth of the cluster, where this entry is it. A later Genesis changes nothing.
