@@ -48,22 +48,6 @@ impl Alphabet {
         Self(allowed)
     }
 
-    /// What is visible, but for these.
-    const fn graphic_except(others: &[u8]) -> Self {
-        let mut allowed = [false; 256];
-        let mut byte = 0;
-        while byte < 128 {
-            allowed[byte as usize] = (byte as u8).is_ascii_graphic();
-            byte += 1;
-        }
-        let mut other = 0;
-        while other < others.len() {
-            allowed[others[other] as usize] = false;
-            other += 1;
-        }
-        Self(allowed)
-    }
-
     fn has(&self, byte: u8) -> bool {
         self.0[usize::from(byte)]
     }
@@ -172,7 +156,7 @@ static SCOPE: Shape = Shape {
 static ROUTE: Shape = Shape {
     kind: "route key",
     length_max: 253,
-    alphabet: Alphabet::graphic_except(b"\"'\\`<>{}|^"),
+    alphabet: Alphabet::alphanumeric_and(b"!#$%&()*+,-./:;=?@[]_~"),
     allowed_words: "printable ASCII without space, quotes, \\ < > { } | ^",
 };
 
