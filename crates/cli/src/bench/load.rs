@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hdrhistogram::Histogram;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -38,11 +39,11 @@ pub(super) struct Round {
     pub(super) first_error: Option<String>,
 }
 
-/// Sizes of one call.
-#[derive(Debug, Clone, Copy)]
+/// What one call looks like on the wire.
+#[derive(Debug)]
 pub(super) struct Sample {
     pub(super) request_bytes: usize,
-    pub(super) response_bytes: usize,
+    pub(super) response: Bytes,
 }
 
 impl Target {
@@ -64,7 +65,7 @@ impl Target {
         })?;
         match self.work.check(&answer) {
             Some(problem) => Err(Failure::refused(problem)),
-            None => Ok(Sample { request_bytes: message.len(), response_bytes: answer.len() }),
+            None => Ok(Sample { request_bytes: message.len(), response: answer }),
         }
     }
 

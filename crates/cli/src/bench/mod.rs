@@ -18,6 +18,7 @@ use crate::args::Common;
 use crate::failure::{EXIT_DONE, EXIT_REFUSED, Failure};
 use crate::parse;
 use crate::screen::Screen;
+use echo::{Echoed, Method};
 use load::{Round, Target};
 use report::Report;
 
@@ -35,7 +36,8 @@ const IN_FLIGHT_MAX: usize = 16_384;
 #[command(after_help = "\
 A bench writes: it makes a stamp and hubs called bench-…, and devices called bench-… and import-…. Use it on a test cluster.
 With --compare-echo, rounds of two seconds alternate between the cluster and a bare gRPC service in another process
-that receives and sends as many bytes; the figures are medians of these rounds.")]
+that takes the same requests and gives one recorded answer; the figures are medians of these rounds. It reads and writes
+the messages, as every service has to; with --compare-echo=bytes it moves their bytes unread.")]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
     command: BenchCommand,
@@ -77,9 +79,9 @@ struct LookupBench {
     /// How fresh the answers have to be: linearizable, local, bounded:DURATION or at-least:TOKEN
     #[arg(long, value_name = "LEVEL", default_value = "linearizable", value_parser = parse::consistency)]
     consistency: v1::Consistency,
-    /// Measure a bare gRPC service of the same message sizes in turns
-    #[arg(long)]
-    compare_echo: bool,
+    /// Measure a bare gRPC service of the same messages in turns
+    #[arg(long, value_name = "WHAT", value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "messages")]
+    compare_echo: Option<Echoed>,
 }
 
 #[derive(Debug, Args)]
@@ -151,8 +153,9 @@ async fn lookup(
     let target = Target::new(lanes, load.in_flight, work)?;
     // One answer tells how large answers are, and that the cluster answers at all.
     let sample = target.sample().await?;
-    let echo = if args.compare_echo {
-        let echo = echo::EchoProcess::start(sample.response_bytes)?;
+    let method = if batch.is_some() { Method::BatchLookup } else { Method::Lookup };
+    let echo = if let Some(echoed) = args.compare_echo {
+        let echo = echo::EchoProcess::start(echoed, method, &sample.response)?;
         let lanes = raw::connect(&[echo.address()], load.connections).await?;
         let work = target.work.as_echo();
         Some((Target::new(lanes, load.in_flight, work)?, echo))
@@ -178,7 +181,7 @@ async fn lookup(
         .with("devices", load.devices)
         .with("batch", batch.unwrap_or(1))
         .with("request_bytes", sample.request_bytes)
-        .with("response_bytes", sample.response_bytes)
+        .with("response_bytes", sample.response.len())
         .with("endpoints", common.endpoints.join(","))
         .compared(&echo_rounds);
     tell(&report, &rounds, screen)
