@@ -230,6 +230,11 @@ impl<'a> DeviceIdRef<'a> {
     pub fn as_str(self) -> &'a str {
         self.0
     }
+
+    /// The text's bytes, each an ASCII character.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0.as_bytes()
+    }
 }
 
 impl<'a> From<&'a DeviceId> for DeviceIdRef<'a> {

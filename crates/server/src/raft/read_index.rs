@@ -4,9 +4,14 @@
 //! is a read position that a quorum confirmed after the reads arrived; whoever has applied up to it may
 //! answer them. The leader confirms it itself, another node asks the leader and then waits until its own
 //! state is there.
+//!
+//! A barrier costs two calls between nodes. Where readers have to wait for a processor after they were answered, the
+//! barriers are spaced by about that time, so that more reads share one: then nobody waits longer than for the
+//! processor anyway, and it is free for the reads themselves.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use berth_store::raft::{BerthNode, LogId};
@@ -19,6 +24,13 @@ use crate::metrics::WorkMetrics;
 pub const READ_WAITERS_MAX: usize = 16_384;
 /// How long a node that does not lead waits for its state to reach the read position.
 const APPLY_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Delay of answered readers from which on barriers are spaced: a timer tells no shorter times.
+const DELAY_MIN: Duration = Duration::from_millis(1);
+/// Longest time between the beginnings of two barriers while reads wait.
+const SPACING_MAX: Duration = Duration::from_millis(4);
+/// The delay that is kept moves by one in so many parts to each new one.
+const DELAY_SHARE: u32 = 8;
 
 /// What a confirmed read may rely on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,13 +93,35 @@ pub trait Barrier: Send + Sync + 'static {
     fn confirm(&self) -> impl Future<Output = Result<(LogId, Role), ReadError>> + Send;
 }
 
-type Waiter = oneshot::Sender<Result<ReadPoint, ReadError>>;
+/// An answer, and when it was given.
+type Answer = (Result<ReadPoint, ReadError>, Instant);
+type Waiter = oneshot::Sender<Answer>;
+
+/// How long readers wait for a processor once they are answered: a moving mean, in microseconds.
+#[derive(Debug, Default)]
+struct Delay(AtomicU32);
+
+impl Delay {
+    /// Two readers at the same moment may overwrite each other, which a mean can bear.
+    fn note(&self, delay: Duration) {
+        let now = u32::try_from(delay.as_micros()).unwrap_or(u32::MAX) / DELAY_SHARE;
+        let kept = self.0.load(Ordering::Relaxed);
+        self.0.store(kept - kept / DELAY_SHARE + now, Ordering::Relaxed);
+    }
+
+    /// The time from the beginning of one barrier to that of the next.
+    fn spacing(&self) -> Duration {
+        let delay = Duration::from_micros(self.0.load(Ordering::Relaxed).into());
+        if delay < DELAY_MIN { Duration::ZERO } else { (2 * delay).min(SPACING_MAX) }
+    }
+}
 
 /// Confirms reads. Clones share the barrier.
 #[derive(Clone)]
 pub struct ReadIndex {
     waiters: mpsc::Sender<Waiter>,
     fresh_as_of: Arc<Mutex<Option<Instant>>>,
+    delay: Arc<Delay>,
 }
 
 impl ReadIndex {
@@ -99,8 +133,9 @@ impl ReadIndex {
     ) -> Self {
         let (waiters, queue) = mpsc::channel(READ_WAITERS_MAX);
         let fresh_as_of = Arc::new(Mutex::new(None));
-        tokio::spawn(run(barrier, queue, applied, Arc::clone(&fresh_as_of), work));
-        Self { waiters, fresh_as_of }
+        let delay = Arc::<Delay>::default();
+        tokio::spawn(run(barrier, queue, applied, Arc::clone(&fresh_as_of), Arc::clone(&delay), work));
+        Self { waiters, fresh_as_of, delay }
     }
 
     /// Waits until a read that starts now may be answered from this node's state.
@@ -113,7 +148,9 @@ impl ReadIndex {
             mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
         })?;
-        answer.await.map_err(|_| ReadError::Stopped)?
+        let (confirmed, answered_at) = answer.await.map_err(|_| ReadError::Stopped)?;
+        self.delay.note(answered_at.elapsed());
+        confirmed
     }
 
     /// The moment that this node's state is at least as new as: when the newest read position that it
@@ -129,12 +166,23 @@ async fn run<B: Barrier>(
     mut queue: mpsc::Receiver<Waiter>,
     applied: watch::Receiver<Option<LogId>>,
     fresh_as_of: Arc<Mutex<Option<Instant>>>,
+    delay: Arc<Delay>,
     work: Arc<WorkMetrics>,
 ) {
     let mut batch = Vec::new();
+    let mut began = None::<Instant>;
     while queue.recv_many(&mut batch, READ_WAITERS_MAX).await > 0 {
-        let waiters = std::mem::take(&mut batch);
+        let mut waiters = std::mem::take(&mut batch);
+        let since = began.map_or(SPACING_MAX, |began| began.elapsed());
+        if let Some(early) = delay.spacing().checked_sub(since).filter(|early| !early.is_zero()) {
+            tokio::time::sleep(early).await;
+            while waiters.len() < READ_WAITERS_MAX {
+                let Ok(waiter) = queue.try_recv() else { break };
+                waiters.push(waiter);
+            }
+        }
         let sent_at = Instant::now();
+        began = Some(sent_at);
         match barrier.confirm().await {
             Err(error) => answer(waiters, &Err(error)),
             Ok((log_id, role)) => {
@@ -167,9 +215,10 @@ fn settle(waiters: Vec<Waiter>, point: ReadPoint, fresh_as_of: &Mutex<Option<Ins
 }
 
 fn answer(waiters: Vec<Waiter>, result: &Result<ReadPoint, ReadError>) {
+    let now = Instant::now();
     for waiter in waiters {
         // A reader that has gone away needs no answer.
-        let _ = waiter.send(result.clone());
+        let _ = waiter.send((result.clone(), now));
     }
 }
 
@@ -248,6 +297,27 @@ mod tests {
         ] {
             assert!(text.lines().any(|seen| seen == line), "{line} is missing in:\n{text}");
         }
+    }
+
+    #[test]
+    fn barriers_are_spaced_only_where_answered_readers_wait_for_a_processor() {
+        let delay = Delay::default();
+        for _ in 0..100 {
+            delay.note(Duration::from_micros(300));
+        }
+        assert_eq!(delay.spacing(), Duration::ZERO);
+        for _ in 0..100 {
+            delay.note(Duration::from_micros(1_500));
+        }
+        assert!((Duration::from_millis(2)..=Duration::from_millis(3)).contains(&delay.spacing()));
+        for _ in 0..100 {
+            delay.note(Duration::from_secs(9_999));
+        }
+        assert_eq!(delay.spacing(), SPACING_MAX);
+        for _ in 0..300 {
+            delay.note(Duration::ZERO);
+        }
+        assert_eq!(delay.spacing(), Duration::ZERO);
     }
 
     #[tokio::test]

@@ -135,22 +135,27 @@ impl Api {
         let consistency = Consistency::from_message(asked.consistency.as_ref())?;
         let fresh = self.directory.read(consistency).await?;
         let mut batch = Batch::new(&fresh.snapshot, consistency == Consistency::Linearizable, count);
+        let mut named = Vec::with_capacity(count.min(BATCH_TURN));
         for (turn, ids) in asked.device_ids.chunks(BATCH_TURN).enumerate() {
             for (n, id) in ids.iter().enumerate() {
-                batch.add(|| format!("device_ids[{}]", turn * BATCH_TURN + n), Ok(id.as_str()))?;
+                let id = DeviceIdRef::parse(id);
+                named.push(id.map_err(|e| illegal("device_ids", turn * BATCH_TURN + n, e))?);
             }
+            batch.add(&mut named)?;
             others_turn(ids.len()).await;
         }
         let mut packed = PackedIds::new(&asked.packed_device_ids).enumerate();
         loop {
-            let mut taken = 0;
             for (n, id) in packed.by_ref().take(BATCH_TURN) {
-                batch.add(|| format!("packed_device_ids[{n}]"), id.map_err(|error| error.to_string()))?;
-                taken += 1;
+                let id = id.map_err(|e| illegal("packed_device_ids", n, e))?;
+                let id = DeviceIdRef::parse(id);
+                named.push(id.map_err(|e| illegal("packed_device_ids", n, e))?);
             }
+            let taken = named.len();
             if taken == 0 {
                 break;
             }
+            batch.add(&mut named)?;
             others_turn(taken).await;
         }
         self.count_batch(&batch.answer);
@@ -265,6 +270,11 @@ fn check_batch(asked: &BatchLookupRequest) -> Result<usize, ApiError> {
     Ok(count)
 }
 
+/// An ID of a batch that cannot be one.
+fn illegal(field: &str, index: usize, problem: impl std::fmt::Display) -> ApiError {
+    ApiError::invalid(format!("{field}[{index}]"), problem)
+}
+
 /// Lets others go on after a full turn.
 async fn others_turn(done: usize) {
     if done == BATCH_TURN {
@@ -293,22 +303,25 @@ impl<'a> Batch<'a> {
         Self { snapshot, confirmed, answer, hub_numbers: BTreeMap::new(), last_hub: None }
     }
 
-    fn add(&mut self, field: impl Fn() -> String, id: Result<&str, String>) -> Result<(), ApiError> {
-        let id = id.and_then(|id| DeviceIdRef::parse(id).map_err(|error| error.to_string()));
-        let id = id.map_err(|problem| ApiError::invalid(field(), problem))?;
-        let mapping = self.snapshot.device(id).map_err(|damage| data_loss(&damage))?;
-        let negative = names::negative(mapping.as_ref());
-        let hub = mapping.as_ref().filter(|_| negative.is_none()).and_then(|mapping| mapping.hub);
+    /// Looks these devices up, and takes them out of the list.
+    fn add(&mut self, named: &mut Vec<DeviceIdRef<'_>>) -> Result<(), ApiError> {
+        let snapshot = self.snapshot;
+        let added = snapshot.devices(named.drain(..), |mapping| self.put(mapping.as_ref()));
+        added.map_err(|damage| data_loss(&damage))
+    }
+
+    fn put(&mut self, mapping: Option<&Mapping>) {
+        let negative = names::negative(mapping);
+        let hub = mapping.filter(|_| negative.is_none()).and_then(|mapping| mapping.hub);
         if negative.is_some() {
             let index = u32::try_from(self.answer.epochs.len()).unwrap_or(u32::MAX);
-            let negative = negative_message(negative, mapping.as_ref(), self.confirmed);
+            let negative = negative_message(negative, mapping, self.confirmed);
             self.answer.negatives.push(BatchNegative { index, negative: Some(negative) });
         }
         let number = hub.map_or(0, |hub| self.number_of(hub));
         self.answer.hub_numbers.push(number);
-        self.answer.epochs.push(mapping.as_ref().map_or(0, |mapping| mapping.epoch.0));
-        self.answer.revisions.push(mapping.as_ref().map_or(0, |mapping| mapping.revision.0));
-        Ok(())
+        self.answer.epochs.push(mapping.map_or(0, |mapping| mapping.epoch.0));
+        self.answer.revisions.push(mapping.map_or(0, |mapping| mapping.revision.0));
     }
 
     /// Number of a hub in the answer's table; a new one is added.

@@ -52,7 +52,15 @@ pub(crate) fn row_hash(key: &HashKey, table: TableId, row_key: &[u8]) -> u64 {
 
 /// The hash of `bytes` in ASCII lower case.
 pub(crate) fn folded_hash(key: &HashKey, bytes: &[u8]) -> u64 {
-    let mut folded = [0u8; 255];
+    match bytes.len() {
+        // Most IDs are short; a long buffer would take longer to clear than to fill.
+        0..=32 => folded_in::<32>(key, bytes),
+        _ => folded_in::<255>(key, bytes),
+    }
+}
+
+fn folded_in<const ROOM: usize>(key: &HashKey, bytes: &[u8]) -> u64 {
+    let mut folded = [0u8; ROOM];
     match folded.get_mut(..bytes.len()) {
         Some(folded) => {
             folded.copy_from_slice(bytes);

@@ -9,6 +9,7 @@ use berth_core::{
 use tokio::sync::watch;
 
 use super::checkpoint;
+use super::keys;
 use super::meta::{Cluster, Meta};
 use super::view::{self, RowDamage, Sight};
 use crate::pages::{Published, Root, TableId};
@@ -109,6 +110,32 @@ impl Snapshot {
     /// [`RowDamage`] where its row does not decode.
     pub fn device<'a>(&self, id: impl Into<DeviceIdRef<'a>>) -> Result<Option<Mapping>, RowDamage> {
         view::device(&*self.root, id.into().as_str().as_bytes())
+    }
+
+    /// The mappings of many devices, told in the order of the IDs.
+    ///
+    /// # Errors
+    /// [`RowDamage`] where a row does not decode; what was told before stands.
+    pub fn devices<'a>(
+        &self,
+        ids: impl IntoIterator<Item = DeviceIdRef<'a>>,
+        mut tell: impl FnMut(Option<Mapping>),
+    ) -> Result<(), RowDamage> {
+        let hash_key = self.root.hash_key();
+        let wanted: Vec<(u64, &[u8])> = ids
+            .into_iter()
+            .map(|id| id.as_bytes())
+            .map(|id| (keys::folded_hash(&hash_key, id), id))
+            .collect();
+        let mut damage = None;
+        self.root.get_all(TableId::Devices, &wanted, |value| {
+            match value.map(view::decode_device).transpose() {
+                Ok(mapping) if damage.is_none() => tell(mapping),
+                Ok(_) => {}
+                Err(error) => damage = damage.take().or(Some(error)),
+            }
+        });
+        damage.map_or(Ok(()), Err)
     }
 
     /// The devices registered as `id`: in `scope`, or in any scope.

@@ -176,6 +176,11 @@ impl Places {
     }
 
     pub(crate) fn next(&mut self, page: &[u8]) -> Option<RowPlace> {
+        self.next_bounds(page)?.read(page)
+    }
+
+    /// The next row, told from the head of the page alone: the row itself is not looked at.
+    pub(crate) fn next_bounds(&mut self, page: &[u8]) -> Option<RowBounds> {
         if let Some(wanted) = self.wanted {
             let ahead = page.get(HEADER_BYTES + self.index..HEADER_BYTES + self.shape.rows)?;
             let skip = memchr::memchr(wanted, ahead)?;
@@ -188,10 +193,31 @@ impl Places {
             return None;
         }
         let (index, start) = (self.index, self.start);
-        let end = start + self.shape.length(page, index);
-        let value = start + 1 + usize::from(*page.get(start)?);
         self.index += 1;
-        self.start = end;
+        self.start += self.shape.length(page, index);
+        Some(RowBounds { index, start, end: self.start })
+    }
+}
+
+/// Where a row begins and ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowBounds {
+    index: usize,
+    start: usize,
+    end: usize,
+}
+
+impl RowBounds {
+    /// Asks memory for the row, of which the first and the last byte may lie apart.
+    pub(crate) fn touch(self, page: &[u8]) -> u8 {
+        let byte = |at: usize| page.get(at).copied().unwrap_or_default();
+        byte(self.start) ^ byte(self.end.wrapping_sub(1))
+    }
+
+    /// Where its value begins.
+    pub(crate) fn read(self, page: &[u8]) -> Option<RowPlace> {
+        let Self { index, start, end } = self;
+        let value = start + 1 + usize::from(*page.get(start)?);
         (value <= end && end <= page.len()).then_some(RowPlace { index, start, value, end })
     }
 }

@@ -2,9 +2,12 @@
 
 use super::address::page_of;
 use super::layout::{self, PageDamage, Places, RowPlace};
-use super::slot::{PageGuard, PageVersion, Spine};
+use super::slot::{PageGuard, PageVersion, Slot, Spine};
 use super::{HashKey, RowHash, TableId, row_digest};
 use std::ops::Deref;
+
+/// Keys that are looked for together: a thread holds up to eight pages without touching a shared counter.
+const GROUP_KEYS: usize = 6;
 
 /// One published version of all tables, with the caller's own `M` beside it.
 pub struct Root<M> {
@@ -84,6 +87,45 @@ impl<M> Root<M> {
         let page = self.page(table, page_of(hash, self.page_count(table)))?;
         let place = layout::find(page.bytes(), hash, key)?;
         Some(Row::new(page, place))
+    }
+
+    /// Looks for several keys, given with their hashes, and tells of each in this order. One key waits for memory
+    /// three times, for its slot, its page and its row; here the keys wait together.
+    pub fn get_all(&self, table: TableId, wanted: &[(u64, &[u8])], mut tell: impl FnMut(Option<&[u8]>)) {
+        let TableRoot { spine, size } = &self.tables[table.index()];
+        for group in wanted.chunks(GROUP_KEYS) {
+            // Each step goes over the whole group before the next step needs what it asked memory for.
+            let slots = each(|nth| spine.slot(page_of(group.get(nth)?.0, size.pages)));
+            let unread = slots.map(|slot| slot.map(Slot::load));
+            let pages = unread.map(|unread| unread?.at(self.version));
+            let mut walks = each(|nth| {
+                let page = pages[nth].as_ref()?.bytes();
+                let mut places = Places::with_fingerprint(page, group.get(nth)?.0);
+                let first = places.next_bounds(page)?;
+                Some((places, first))
+            });
+            let touched = walks.iter().zip(&pages).fold(0, |touched, (walk, page)| {
+                let row = walk.as_ref().zip(page.as_ref());
+                touched ^ row.map_or(0, |((_, first), page)| first.touch(page.bytes()))
+            });
+            // Without a use the reads would be left out.
+            std::hint::black_box(touched);
+            for (nth, (_, key)) in group.iter().enumerate() {
+                let found =
+                    walks[nth].take().zip(pages[nth].as_ref()).and_then(|((mut places, first), page)| {
+                        let page = page.bytes();
+                        let mut next = first.read(page);
+                        while let Some(place) = next {
+                            match key_value(page, place) {
+                                Some((there, value)) if there == *key => return Some(value),
+                                _ => next = places.next(page),
+                            }
+                        }
+                        None
+                    });
+                tell(found);
+            }
+        }
     }
 
     /// The rows whose keys may have this hash: those of its page with the same fingerprint. The caller
@@ -284,6 +326,10 @@ pub(crate) fn page_digest(table: TableId, bytes: &[u8]) -> Result<(u64, u128), P
 pub(crate) fn digest_at(table: TableId, bytes: &[u8], place: RowPlace) -> u128 {
     let key_value = bytes.get(place.start + 1..place.end).unwrap_or_default();
     row_digest(table, place.value - place.start - 1, key_value)
+}
+
+fn each<T>(of: impl FnMut(usize) -> Option<T>) -> [Option<T>; GROUP_KEYS] {
+    std::array::from_fn(of)
 }
 
 fn key_value(bytes: &[u8], place: RowPlace) -> Option<(&[u8], &[u8])> {

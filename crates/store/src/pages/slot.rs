@@ -150,17 +150,12 @@ impl Slot {
 
     /// The newest version that a root of `version` covers.
     pub(crate) fn at(&self, version: u64) -> Option<PageGuard> {
-        let newest = self.0.load();
-        let page = newest.as_ref()?;
-        if version_of(page) <= version {
-            return Some(PageGuard::Newest(newest));
-        }
-        let mut older = page.header.header.previous.lock().clone()?;
-        while version_of(&older) > version {
-            let next = older.header.header.previous.lock().clone()?;
-            older = next;
-        }
-        Some(PageGuard::Older(older))
+        self.load().at(version)
+    }
+
+    /// Holds the newest version without looking at it: its memory is not waited for.
+    pub(crate) fn load(&self) -> Unread {
+        Unread(self.0.load())
     }
 
     /// The newest version, whoever may see it. For the writer.
@@ -171,6 +166,26 @@ impl Slot {
     /// Makes `page` the newest version.
     pub(crate) fn put(&self, page: PageVersion) {
         self.0.store(Some(page));
+    }
+}
+
+/// The newest version of a page, held but not looked at.
+pub(crate) struct Unread(Guard<Option<PageVersion>>);
+
+impl Unread {
+    /// The newest version that a root of `version` covers.
+    pub(crate) fn at(self, version: u64) -> Option<PageGuard> {
+        let newest = self.0;
+        let page = newest.as_ref()?;
+        if version_of(page) <= version {
+            return Some(PageGuard::Newest(newest));
+        }
+        let mut older = page.header.header.previous.lock().clone()?;
+        while version_of(&older) > version {
+            let next = older.header.header.previous.lock().clone()?;
+            older = next;
+        }
+        Some(PageGuard::Older(older))
     }
 }
 

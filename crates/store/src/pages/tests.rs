@@ -36,6 +36,19 @@ fn assert_root_holds<M>(root: &Root<M>, model: &Model) {
         let row = root.get(*table, root.hash_of(*table, key), key);
         assert_eq!(row.as_deref(), Some(&value[..]));
     }
+    for table in TableId::ALL {
+        // Some of these keys are there, in any number, and some are not.
+        let keys: Vec<&[u8]> = model
+            .keys()
+            .filter(|(of, _)| *of != TableId::Devices || table == *of)
+            .map(|(_, key)| &key[..])
+            .collect();
+        let wanted: Vec<(u64, &[u8])> = keys.iter().map(|key| (root.hash_of(table, key), *key)).collect();
+        let mut told = Vec::new();
+        root.get_all(table, &wanted, |value| told.push(value.map(<[u8]>::to_vec)));
+        let expected: Vec<_> = keys.iter().map(|key| model.get(&(table, key.to_vec())).cloned()).collect();
+        assert_eq!(told, expected);
+    }
 }
 
 #[derive(Debug, Clone)]
