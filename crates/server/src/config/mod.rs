@@ -45,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bytes of a file kept as a reserve that can be deleted when the disk is full; 0 keeps none.
     pub ballast_bytes: u64,
+    /// How often what is in memory and on disk is counted and read again; `None` is never.
+    pub scrub_interval: Option<Duration>,
 }
 
 /// Raft's timers.

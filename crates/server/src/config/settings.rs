@@ -77,6 +77,7 @@ pub struct LimitSettings {
 #[allow(missing_docs)]
 pub struct StoreSettings {
     pub ballast_mib: Option<u64>,
+    pub scrub_hours: Option<u64>,
 }
 
 impl Settings {
@@ -140,7 +141,10 @@ impl Settings {
                 admin: self.limits.admin.or(later.limits.admin),
                 connections: self.limits.connections.or(later.limits.connections),
             },
-            store: StoreSettings { ballast_mib: self.store.ballast_mib.or(later.store.ballast_mib) },
+            store: StoreSettings {
+                ballast_mib: self.store.ballast_mib.or(later.store.ballast_mib),
+                scrub_hours: self.store.scrub_hours.or(later.store.scrub_hours),
+            },
         }
     }
 
@@ -192,6 +196,10 @@ impl Settings {
                 connections: limit("limits.connections", self.limits.connections, 4_096)?,
             },
             ballast_bytes: mib("store.ballast_mib", self.store.ballast_mib, 0, 0..=65_536)?,
+            scrub_interval: match bounded("store.scrub_hours", self.store.scrub_hours, 24, 0..=8_760)? {
+                0 => None,
+                hours => Some(Duration::from_secs(hours * 3_600)),
+            },
         };
         config.check()
     }

@@ -21,7 +21,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use histogram::Histogram;
-pub use node::{RaftMetrics, StoreMetrics, whole};
+pub use node::{RaftMetrics, ScrubMetrics, StoreMetrics, whole};
 pub use process::resident_bytes;
 pub use rpc::RpcMetrics;
 pub use work::{LookupOutcome, WorkMetrics};

@@ -49,6 +49,16 @@ pub struct StoreMetrics {
     pub fell_back: Counter,
     /// Times that damaged or missing pages were rebuilt from peers.
     pub rebuilt: Counter,
+    /// Scrubs and what they found.
+    pub scrubs: ScrubMetrics,
+}
+
+/// Counts of scrubs.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)]
+pub struct ScrubMetrics {
+    pub completed: Counter,
+    pub damaged: Counter,
 }
 
 impl RaftMetrics {
@@ -130,6 +140,10 @@ impl StoreMetrics {
         let help = "Openings that fell back to the checkpoint before a damaged one";
         registry.register("fell_back", help, store.fell_back.clone());
         registry.register("rebuilt", "Rebuilds of damaged pages from peers", store.rebuilt.clone());
+        let help = "Times that memory was recounted and the newest checkpoint read again";
+        registry.register("scrubs", help, store.scrubs.completed.clone());
+        let help = "Scrubs that found memory or disk damaged";
+        registry.register("scrubs_damaged", help, store.scrubs.damaged.clone());
         store
     }
 }

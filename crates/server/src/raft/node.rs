@@ -103,6 +103,9 @@ pub enum Ended {
     /// Raft failed: a disk error or a damaged entry.
     #[error("Raft stopped: {0}")]
     Failed(String),
+    /// A scrub found that the state in memory contradicts itself.
+    #[error("the state in memory is not what was applied: {0}; the next start reads it from disk again")]
+    Broken(String),
 }
 
 /// A node's running Raft.

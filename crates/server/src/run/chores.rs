@@ -1,10 +1,12 @@
-//! What a node does beside answering: opens its gate, takes checkpoints, measures its disk, lets go of old pins.
+//! What a node does beside answering: opens its gate, takes checkpoints, measures its disk, scrubs, lets go of old pins.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_store::disk::DiskError;
 use berth_store::log::LogStore;
 use berth_store::machine::{Handle, Machine};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -12,7 +14,7 @@ use super::told;
 use crate::config::CheckpointPace;
 use crate::directory::{Directory, SpaceGate, State};
 use crate::health::{Health, Serving};
-use crate::metrics::{Metrics, whole};
+use crate::metrics::{Metrics, ScrubMetrics, whole};
 use crate::raft::RaftNode;
 
 /// Between two attempts to pass the first barrier.
@@ -21,6 +23,10 @@ const BARRIER_PAUSE: Duration = Duration::from_millis(20);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at who leads.
 const LEADER_LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How fast a scrub reads: beside it there is always room for a checkpoint.
+const SCRUB_BYTES_PER_SECOND: u64 = 64 << 20;
+/// How long a scrub keeps the pages of one checkpoint from being removed.
+const SCRUB_MAX: Duration = Duration::from_secs(3_600);
 /// Between two rounds of letting go.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -32,6 +38,9 @@ pub(super) struct Chores {
     pub(super) health: Health,
     pub(super) pace: CheckpointPace,
     pub(super) ballast_bytes: u64,
+    pub(super) scrub_interval: Option<Duration>,
+    pub(super) scrubs: ScrubMetrics,
+    pub(super) broken: watch::Sender<Option<String>>,
     pub(super) space: SpaceGate,
 }
 
@@ -40,6 +49,16 @@ impl Chores {
         tasks.spawn(close_on_install(self.machine.clone(), self.directory.clone()));
         tasks.spawn(open_gate(self.directory.clone(), self.health.clone()));
         tasks.spawn(tell_writes(self.directory.clone(), self.health.clone()));
+        if let Some(interval) = self.scrub_interval {
+            let scrubbing = Scrubbing {
+                raft: Arc::clone(&self.raft),
+                machine: self.machine.clone(),
+                directory: self.directory.clone(),
+                metrics: self.scrubs,
+                broken: self.broken,
+            };
+            tasks.spawn(scrubbing.run(interval));
+        }
         tasks.spawn(take_checkpoints(self.raft, self.machine.clone(), self.pace));
         tasks.spawn(watch_disk(self.machine, self.directory.clone(), self.ballast_bytes, self.space));
         tasks.spawn(let_go(self.directory));
@@ -197,6 +216,54 @@ async fn blocking(
             false
         }
         Err(_) => false,
+    }
+}
+
+/// Looks for damage that nobody has met yet: recounts what is in memory, and reads the newest checkpoint again.
+struct Scrubbing {
+    raft: Arc<RaftNode<Machine>>,
+    machine: Handle,
+    directory: Directory,
+    metrics: ScrubMetrics,
+    broken: watch::Sender<Option<String>>,
+}
+
+impl Scrubbing {
+    async fn run(self, every: Duration) {
+        loop {
+            tokio::time::sleep(every).await;
+            let (snapshot, machine) = (self.directory.newest(), self.machine.clone());
+            let both = tokio::task::spawn_blocking(move || {
+                (snapshot.recount(), machine.scrub(SCRUB_MAX, SCRUB_BYTES_PER_SECOND))
+            });
+            let Ok((memory, disk)) = both.await else { return };
+            self.metrics.completed.inc();
+            if let Err(problem) = memory {
+                self.metrics.damaged.inc();
+                tracing::error!(%problem, "the state in memory contradicts itself; this node stops");
+                // Not one more answer from it: the process ends, and its next start reads the disk.
+                self.directory.serving().stop();
+                self.broken.send_replace(Some(problem.to_string()));
+                return;
+            }
+            match disk {
+                Ok(whole) => tracing::info!(
+                    generation = whole.generation,
+                    pages = whole.pages,
+                    rows = whole.rows,
+                    "memory and disk were read again and are whole"
+                ),
+                Err(DiskError::NoCheckpoint) => {}
+                Err(problem) if problem.is_damage() => {
+                    self.metrics.damaged.inc();
+                    tracing::error!(%problem, "the newest checkpoint is damaged; all pages are written anew");
+                    if self.raft.checkpoint().await.is_err() {
+                        return;
+                    }
+                }
+                Err(problem) => tracing::warn!(%problem, "the newest checkpoint could not be read again"),
+            }
+        }
     }
 }
 

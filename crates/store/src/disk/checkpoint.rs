@@ -173,8 +173,9 @@ impl Checkpointer {
             .sum();
         let in_place = self.tree.disk_bytes()? + changed_bytes.saturating_mul(GROWTH_PERCENT) / 100;
         let too_large = in_place > root.live_bytes().saturating_mul(IN_PLACE_PERCENT) / 100;
+        let wanted = self.disk.rewrite_wanted() || in_place > self.fresh_bytes_min && too_large;
         // A snapshot being sent reads the directory in force, which a fresh one would soon remove.
-        Ok(in_place > self.fresh_bytes_min && too_large && self.disk.pinned().is_empty())
+        Ok(wanted && self.disk.pinned().is_empty())
     }
 
     /// Writes the changed pages beside those they replace.

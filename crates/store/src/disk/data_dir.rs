@@ -226,7 +226,12 @@ impl DataDir {
     }
 
     fn next_number(&self, prefix: &str) -> Result<u64, DiskError> {
-        Ok(self.numbers(prefix)?.into_iter().max().unwrap_or(0) + 1)
+        let taken = self.numbers(prefix)?;
+        match taken.iter().max().map_or(Some(1), |newest| newest.checked_add(1)) {
+            Some(next) => Ok(next),
+            // Somebody else made the directory of the last number there is; all others are free but a few.
+            None => Ok((1..u64::MAX).find(|number| !taken.contains(number)).unwrap_or(u64::MAX)),
+        }
     }
 
     fn numbers(&self, prefix: &str) -> Result<Vec<u64>, DiskError> {

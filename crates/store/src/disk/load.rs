@@ -23,22 +23,13 @@ const SLOWEST_READ: u64 = 8 << 20;
 pub struct OpenOptions {
     /// How rows are placed in pages.
     pub row_hash: RowHash,
-    /// The generation that must be there, as recorded outside of sled.
-    pub expected: Option<Expected>,
+    /// The newest generation that was completed, as recorded outside of sled. An older one counts as fallen back to;
+    /// whether the log leads on from there is the caller's to judge.
+    pub expected: Option<u64>,
     /// Opening that takes longer, beside the time that a slow disk needs for the bytes, counts as damage.
     pub open_limit: Duration,
     /// Checkpoints write at most this many bytes a second; none: as fast as they can.
     pub bytes_per_second: Option<u64>,
-}
-
-/// What is known elsewhere of the checkpoints in a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Expected {
-    /// The newest generation that was completed.
-    pub newest: u64,
-    /// The oldest generation from which the Raft log still leads on. One between the two is a fall-back; one
-    /// below is damage.
-    pub oldest_usable: u64,
 }
 
 /// An opened data directory.
@@ -106,11 +97,11 @@ pub fn open(dir: &Arc<DataDir>, options: &OpenOptions) -> Result<Opened, DiskErr
         }
     };
     let generation = found.loaded.as_ref().map_or(0, |loaded| loaded.manifest.generation);
-    let source = judge(&found, generation, options.expected).map_err(damaged)?;
+    let source = judge(&found, generation, options.expected);
     let loaded = found.loaded.unwrap_or_else(|| Loaded::nothing(options.row_hash));
     let meta = loaded.manifest.meta.clone();
     let mut on_disk = loaded.on_disk;
-    on_disk.used = on_disk.used.max(options.expected.map_or(0, |expected| expected.newest));
+    on_disk.used = on_disk.used.max(options.expected.unwrap_or(0));
     let disk = Disk::new(Arc::clone(dir), Arc::new(found.tree), (generation > 0).then_some(loaded.manifest));
     disk.note_open(started.elapsed())?;
     Ok(Opened {
@@ -443,24 +434,14 @@ pub(crate) fn walk_pages(
     Ok(())
 }
 
-/// Decides whether the generation that was found is the one that should be there.
-fn judge(found: &Found, generation: u64, expected: Option<Expected>) -> Result<Source, String> {
-    if let Some(Expected { newest, oldest_usable }) = expected {
-        if generation < oldest_usable {
-            let why = found.newest_damage.as_deref().unwrap_or("newer ones were lost");
-            return Err(format!(
-                "generation {generation} is older than {oldest_usable}, the oldest usable: {why}"
-            ));
-        }
-        if generation < newest && found.newest_damage.is_none() {
-            return Ok(Source::FellBack { why: format!("generation {newest} was lost") });
-        }
-    }
-    Ok(match (&found.newest_damage, generation) {
+/// Says how the generation that was found came to be the one.
+fn judge(found: &Found, generation: u64, expected: Option<u64>) -> Source {
+    match (&found.newest_damage, expected.filter(|newest| generation < *newest)) {
         (Some(why), _) => Source::FellBack { why: why.clone() },
-        (None, 0) => Source::New,
-        (None, _) => Source::Newest,
-    })
+        (None, Some(newest)) => Source::FellBack { why: format!("generation {newest} was lost") },
+        (None, None) if generation == 0 => Source::New,
+        (None, None) => Source::Newest,
+    }
 }
 
 fn only_one(dirs: Vec<PathBuf>) -> Option<PathBuf> {

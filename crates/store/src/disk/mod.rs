@@ -16,8 +16,8 @@
 //! *generation*, syncs, then writes the [`Manifest`], and syncs again. Only then are the pages removed which
 //! neither this generation nor the one before needs. Whatever happens in between, one of the last two
 //! generations is whole: [`open`] takes the newest that verifies, by the seal of each value and the digest of all
-//! rows, and says which it was. sled's own recovery may go back in time without a word; the caller's
-//! [`Expected`] generation, kept elsewhere, tells.
+//! rows, and says which it was. sled's own recovery may go back in time without a word; the
+//! generation that the caller recorded elsewhere ([`OpenOptions::expected`]) tells.
 //!
 //! ```no_run
 //! use berth_store::disk::{self, DataDir, OpenOptions};
@@ -66,7 +66,7 @@ mod writer;
 
 pub use checkpoint::{Checkpointer, Completed};
 pub use data_dir::{DataDir, Quarantined};
-pub use load::{Expected, OpenOptions, Opened, Source, open};
+pub use load::{OpenOptions, Opened, Source, open};
 pub use manifest::{META_BYTES_MAX, Manifest, ManifestError};
 pub use snapshot::{ChunkDamage, Disk, SNAPSHOT_CHUNK_BYTES, SNAPSHOTS_MAX, Scrubbed, SnapshotReader};
 pub use staging::{Staged, Staging};

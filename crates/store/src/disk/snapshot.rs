@@ -41,6 +41,8 @@ struct State {
     pins: Vec<Pin>,
     pins_made: u64,
     stats: DiskStats,
+    /// A scrub found damage: the next checkpoint goes to a fresh directory.
+    rewrite_wanted: bool,
 }
 
 /// Keeps the pages of one generation from being removed.
@@ -94,7 +96,7 @@ impl Disk {
             live_bytes: manifest.as_ref().map_or(0, |manifest| manifest.live_bytes),
             ..DiskStats::default()
         };
-        let state = State { tree, manifest, pins: Vec::new(), pins_made: 0, stats };
+        let state = State { tree, manifest, pins: Vec::new(), pins_made: 0, stats, rewrite_wanted: false };
         Self { shared: Arc::new(Shared { dir, state: Mutex::new(state) }) }
     }
 
@@ -137,14 +139,24 @@ impl Disk {
         Ok(SnapshotReader { disk: self.clone(), tree, manifest, pin, next })
     }
 
-    /// Reads the newest completed generation again, every byte of it, and compares it with its manifest.
+    /// Reads the newest completed generation again, every byte of it, at most so many bytes a second, and compares it
+    /// with its manifest. After damage the next checkpoint writes all pages to a fresh directory.
     ///
     /// # Errors
     ///
     /// [`DiskError::Damaged`] if it is not what was written; else as [`Disk::snapshot`] and
     /// [`SnapshotReader::next_chunk`].
-    pub fn scrub(&self, limit: Duration) -> Result<Scrubbed, DiskError> {
+    pub fn scrub(&self, limit: Duration, bytes_per_second: u64) -> Result<Scrubbed, DiskError> {
+        let scrubbed = self.read_again(limit, bytes_per_second);
+        if scrubbed.as_ref().is_err_and(DiskError::is_damage) {
+            self.shared.state.lock().rewrite_wanted = true;
+        }
+        scrubbed
+    }
+
+    fn read_again(&self, limit: Duration, bytes_per_second: u64) -> Result<Scrubbed, DiskError> {
         let mut reader = self.snapshot(limit)?;
+        let (started, mut bytes) = (Instant::now(), 0_u64);
         let damaged = |why: String| DiskError::Damaged { dir: self.shared.dir.path().to_path_buf(), why };
         let (mut digest, mut pages, mut rows) = (0_u128, 0, 0);
         while let Some(chunk) = reader.next_chunk()? {
@@ -155,6 +167,9 @@ impl Disk {
                 rows += page_rows;
                 pages += 1;
             }
+            bytes += chunk.len() as u64;
+            let due = Duration::from_millis(bytes.saturating_mul(1_000) / bytes_per_second.max(1));
+            std::thread::sleep(due.saturating_sub(started.elapsed()));
         }
         let manifest = reader.manifest();
         if rows != manifest.row_counts.iter().sum::<u64>() || digest != manifest.digest {
@@ -171,7 +186,14 @@ impl Disk {
         let mut state = self.shared.state.lock();
         state.stats.generation = manifest.generation;
         state.stats.live_bytes = manifest.live_bytes;
+        // In the same directory the damage may still lie.
+        state.rewrite_wanted &= Arc::ptr_eq(&state.tree, &tree);
         (state.tree, state.manifest) = (tree, Some(manifest));
+    }
+
+    /// Whether what is on disk should be written anew, all of it.
+    pub(crate) fn rewrite_wanted(&self) -> bool {
+        self.shared.state.lock().rewrite_wanted
     }
 
     /// The generations that snapshots being sent need.

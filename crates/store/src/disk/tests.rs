@@ -25,8 +25,8 @@ fn options() -> OpenOptions {
     OpenOptions::new(row_hash)
 }
 
-fn expecting(newest: u64, oldest_usable: u64) -> OpenOptions {
-    OpenOptions { expected: Some(Expected { newest, oldest_usable }), ..options() }
+fn expecting(newest: u64) -> OpenOptions {
+    OpenOptions { expected: Some(newest), ..options() }
 }
 
 /// Tables, their disk, and what they should hold.

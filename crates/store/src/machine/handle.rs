@@ -11,7 +11,9 @@ use tokio::sync::watch;
 use super::keys;
 use super::meta::Meta;
 use super::reader::{Position, Reader};
-use crate::disk::{DataDir, Disk, DiskError, DiskStats, FreeSpace, SnapshotReader, Staged, Staging};
+use crate::disk::{
+    DataDir, Disk, DiskError, DiskStats, FreeSpace, Scrubbed, SnapshotReader, Staged, Staging,
+};
 use crate::pages::Published;
 use crate::raft::{LogId, SnapshotHandle, SnapshotMeta};
 
@@ -170,6 +172,16 @@ impl Handle {
     /// [`DiskError::Io`].
     pub fn drop_ballast(&self) -> Result<(), DiskError> {
         self.shared.dir.drop_ballast()
+    }
+
+    /// Reads the newest checkpoint again, at most so many bytes a second; blocking. After damage the next checkpoint
+    /// writes all pages anew.
+    ///
+    /// # Errors
+    /// [`DiskError::is_damage`] where the disk no longer has what was written; [`DiskError::NoCheckpoint`] before the
+    /// first; others where it could not be read within `limit`.
+    pub fn scrub(&self, limit: Duration, bytes_per_second: u64) -> Result<Scrubbed, DiskError> {
+        self.shared.disk.scrub(limit, bytes_per_second)
     }
 
     /// The last completed checkpoint, as a snapshot.

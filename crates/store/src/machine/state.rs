@@ -136,8 +136,11 @@ impl Machine {
         log: &LogStore,
         options: MachineOptions,
     ) -> Result<(Self, OpenReport), OpenError> {
-        let open_options =
-            OpenOptions { bytes_per_second: options.bytes_per_second, ..OpenOptions::new(keys::row_hash) };
+        let open_options = OpenOptions {
+            bytes_per_second: options.bytes_per_second,
+            expected: log.watermark().map(|watermark| watermark.generation),
+            ..OpenOptions::new(keys::row_hash)
+        };
         let opened = disk::open(dir, &open_options)?;
         let meta = meta_of(&opened, options.replies_max)?;
         let Opened { contents, generation, source, checkpointer, .. } = opened;
@@ -306,6 +309,7 @@ impl RaftSnapshotBuilder<BerthConfig> for Builder {
             }
         };
         let Some(outcome) = submitted else { return self.newest() };
+        tracing::debug!(index = meta.last_log_id.map_or(0, |id| id.index), "a checkpoint begins");
         let completed = outcome.await.map_err(io::Error::other)?.map_err(|error| {
             tracing::error!(%error, "a checkpoint failed; this node stops");
             io::Error::other(error)

@@ -46,7 +46,7 @@ proptest! {
                     durable = (node.model.clone(), meta, completed.generation);
                 }
                 Step::Reopen => {
-                    let (opened, dir, _) = node.reopen(&expecting(durable.2, durable.2));
+                    let (opened, dir, _) = node.reopen(&expecting(durable.2));
                     let opened = opened.unwrap();
                     prop_assert_eq!(&opened.meta, &durable.1);
                     prop_assert_eq!(opened.generation, durable.2);
@@ -123,5 +123,5 @@ fn checkpoints_run_on_a_thread_of_their_own_and_at_most_one_waits() {
     let checkpointer = writer.stop().unwrap();
     assert_eq!(checkpointer.disk().stats().checkpoints, last.generation);
     drop((checkpointer, pages));
-    Node::of(&dir, open(&dir, &expecting(last.generation, last.generation)).unwrap(), model);
+    Node::of(&dir, open(&dir, &expecting(last.generation)).unwrap(), model);
 }

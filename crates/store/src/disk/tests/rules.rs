@@ -4,6 +4,9 @@
 use super::keys::{Key, Kind};
 use super::seal::STORED_BYTES_MAX;
 use super::*;
+use crate::log::{LogStore, PurgeGate, Watermark};
+use crate::machine::{Machine, MachineOptions};
+use crate::raft::log_id;
 use std::fs;
 
 #[test]
@@ -74,19 +77,30 @@ fn r2_every_stored_value_is_sealed_and_of_4_kib_at_most() {
 }
 
 #[test]
-fn r3_a_generation_older_than_the_record_outside_is_damage_unless_the_log_still_leads_on() {
+fn r3_a_generation_older_than_the_record_outside_is_told() {
     let at = TempDir::new().unwrap();
     let mut node = Node::new(&at);
     node.put_devices(0..10, 1);
     assert_eq!(node.checkpoint(b"").generation, 1);
-    let (opened, dir, model) = node.reopen(&expecting(2, 1));
+    let (opened, dir, model) = node.reopen(&expecting(2));
     let opened = opened.unwrap();
     assert!(matches!(&opened.source, Source::FellBack { why } if why.contains("generation 2 was lost")));
-    let node = Node::of(&dir, opened, model);
-    let (refused, dir, _) = node.reopen(&expecting(3, 2));
-    let refused = refused.err().unwrap();
-    assert!(matches!(&refused, DiskError::Damaged { why, .. } if why.contains("older than 2")), "{refused}");
-    assert!(open(&dir, &expecting(1, 1)).is_ok());
+    let mut node = Node::of(&dir, opened, model);
+    assert_eq!(node.checkpoint(b"").generation, 3, "a number is not given twice");
+    let (opened, ..) = node.reopen(&expecting(3));
+    assert!(matches!(opened.unwrap().source, Source::Newest));
+}
+
+#[test]
+fn r3_the_machine_reads_the_record() {
+    let at = TempDir::new().unwrap();
+    let dir = Arc::new(DataDir::lock(&at.path().join("data")).unwrap());
+    let log = LogStore::open(&at.path().join("log"), PurgeGate::open()).unwrap();
+    let open = || Machine::open(&dir, &log, MachineOptions::default());
+    assert_eq!(open().unwrap().1.fell_back, None);
+    log.record_checkpoint_blocking(Watermark { generation: 7, position: Some(log_id(1, 4)) }).unwrap();
+    let (_, report) = open().unwrap();
+    assert!(report.fell_back.is_some_and(|why| why.contains("generation 7 was lost")));
 }
 
 #[test]
@@ -107,7 +121,7 @@ fn r3_a_failed_sync_ends_all_checkpoints_and_the_generation_before_stays() {
     let ended = checkpointer.checkpoint(pages.root(), b"after").unwrap_err();
     assert!(matches!(ended, DiskError::Ended { .. }) && ended.is_final());
     drop(checkpointer);
-    let opened = open(&dir, &expecting(1, 1)).unwrap();
+    let opened = open(&dir, &expecting(1)).unwrap();
     assert_eq!(opened.meta, b"before");
     Node::of(&dir, opened, before);
 }
@@ -127,7 +141,7 @@ fn r4_one_process_works_in_a_directory_and_half_written_snapshots_of_sled_are_re
     let half = at.path().join("pages-1").join("snap.00000000000FFFFF.generating");
     fs::write(&half, b"half of it").unwrap();
     fs::write(at.path().join("CURRENT.next"), b"half").unwrap();
-    let opened = open(&dir, &expecting(1, 1)).unwrap();
+    let opened = open(&dir, &expecting(1)).unwrap();
     assert!(!half.exists() && !at.path().join("CURRENT.next").exists());
     Node::of(&dir, opened, model);
 }
@@ -139,12 +153,19 @@ fn r5_a_scrub_reads_every_row_again() {
     node.put_devices(0..5_000, 1);
     node.put(TableId::Objects, b"stamp", b"one");
     let generation = node.checkpoint(b"").generation;
-    let scrubbed = node.checkpointer.disk().scrub(snapshots::LONG).unwrap();
+    let disk = node.checkpointer.disk();
+    let scrub = || disk.scrub(snapshots::LONG, u64::MAX);
+    let scrubbed = scrub().unwrap();
     assert_eq!((scrubbed.generation, scrubbed.rows), (generation, 5_001));
-    let tree = node.checkpointer.disk().tree();
+    assert!(!node.checkpoint(b"").rewritten);
+    let tree = disk.tree();
     let (key, _) = tree.raw().iter().next().unwrap().unwrap();
     tree.raw().remove(key).unwrap();
-    assert!(node.checkpointer.disk().scrub(snapshots::LONG).unwrap_err().is_damage());
+    drop(tree);
+    assert!(scrub().unwrap_err().is_damage());
+    assert!(node.checkpoint(b"").rewritten, "what is damaged is written anew");
+    assert_eq!(scrub().unwrap().rows, 5_001);
+    assert!(!node.checkpoint(b"").rewritten, "once is enough");
 }
 
 #[test]
@@ -164,7 +185,7 @@ fn r7_much_change_goes_to_a_fresh_directory_and_the_one_before_stays_to_fall_bac
         assert_eq!((stats.rewrites, stats.generation), (u64::from(round) - 1, completed.generation));
         assert_eq!(node.dir.pages_dirs().unwrap().len(), if round > 1 { 2 } else { 1 });
     }
-    let (opened, dir, model) = node.reopen(&expecting(4, 3));
+    let (opened, dir, model) = node.reopen(&expecting(4));
     let opened = opened.unwrap();
     assert_eq!((&opened.meta[..], &opened.source), (&[4][..], &Source::Newest));
     let node = Node::of(&dir, opened, model);
@@ -172,7 +193,7 @@ fn r7_much_change_goes_to_a_fresh_directory_and_the_one_before_stays_to_fall_bac
 
     let newest = dir.pages_dirs().unwrap().pop().unwrap();
     fs::write(newest.join("db"), b"nothing is left").unwrap();
-    let opened = open(&dir, &expecting(4, 3)).unwrap();
+    let opened = open(&dir, &expecting(4)).unwrap();
     assert!(matches!(opened.source, Source::FellBack { .. }), "{:?}", opened.source);
     assert_eq!(opened.meta, [3]);
     assert!(!newest.exists() && at.path().join("quarantine-1").exists());
@@ -180,7 +201,7 @@ fn r7_much_change_goes_to_a_fresh_directory_and_the_one_before_stays_to_fall_bac
     let next = node.checkpoint(b"next");
     assert_eq!(next.previous, 3);
     assert!(next.generation > 4, "no generation is used twice");
-    let (opened, dir, model) = node.reopen(&expecting(next.generation, 3));
+    let (opened, dir, model) = node.reopen(&expecting(next.generation));
     Node::of(&dir, opened.unwrap(), model);
 }
 
@@ -203,7 +224,7 @@ fn r7_the_directory_before_goes_once_the_one_in_force_holds_two_generations_and_
     let completed = node.checkpoint(b"four");
     assert!(!completed.rewritten);
     pages_dir(&node.dir);
-    let (opened, dir, model) = node.reopen(&expecting(completed.generation, completed.previous));
+    let (opened, dir, model) = node.reopen(&expecting(completed.generation));
     Node::of(&dir, opened.unwrap(), model);
 }
 

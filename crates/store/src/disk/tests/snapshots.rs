@@ -46,7 +46,7 @@ fn a_snapshot_installs_on_another_node_and_survives_its_restart() {
     let after = target.checkpoint(b"applied 8");
     assert_eq!((after.pages_written, after.previous), (1, installed));
     drop(disk);
-    let (opened, dir, model) = target.reopen(&expecting(after.generation, after.previous));
+    let (opened, dir, model) = target.reopen(&expecting(after.generation));
     Node::of(&dir, opened.unwrap(), model);
 }
 
@@ -152,7 +152,7 @@ fn an_install_cut_short_leaves_the_old_pages_or_the_new_ones() {
                 std::mem::forget(staging);
             }
             assert_eq!(target.dir.pages_dirs().unwrap().len(), 2);
-            target.reopen(&expecting(1, 1))
+            target.reopen(&expecting(1))
         };
         let opened = opened.unwrap();
         assert_eq!(opened.meta, b"old");
@@ -170,7 +170,7 @@ fn an_install_cut_short_leaves_the_old_pages_or_the_new_ones() {
     copy_dir(&old, &kept);
     drop(staged.adopt(None, None).unwrap());
     copy_dir(&kept, &old);
-    let opened = open(&target.dir, &expecting(new, new)).unwrap();
+    let opened = open(&target.dir, &expecting(new)).unwrap();
     assert_eq!(opened.meta, b"new");
     assert_ne!(pages_dir(&target.dir), old);
     Node::of(&target.dir, opened, source.model.clone());
