@@ -47,12 +47,17 @@ where
 }
 
 /// Runs one command line with its results on `out`, and progress and errors on `err`; returns the exit code.
-pub fn run_with<I, T>(args: I, out: Box<dyn Write + Send>, mut err: Box<dyn Write + Send>) -> u8
+pub fn run_with<I, T>(args: I, out: Box<dyn Write + Send>, err: Box<dyn Write + Send>) -> u8
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let cli = match Cli::read(args) {
+    perform(Cli::read(args), out, err)
+}
+
+/// Not generic, so that this crate holds the machine code of all commands; each program would have its own otherwise.
+fn perform(read: Result<Cli, clap::Error>, out: Box<dyn Write + Send>, mut err: Box<dyn Write + Send>) -> u8 {
+    let cli = match read {
         Ok(cli) => cli,
         Err(usage) => {
             let (mut to, code) = if usage.use_stderr() { (err, EXIT_USAGE) } else { (out, EXIT_DONE) };

@@ -25,7 +25,7 @@ pub mod timing;
 mod wire;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use bootstrap::Start;
 pub use dial::{Dial, PeerIo, TcpDial};

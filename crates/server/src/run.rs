@@ -8,6 +8,8 @@
 mod chores;
 mod machine;
 mod open;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,17 +17,19 @@ use std::time::{Duration, SystemTime};
 
 use berth_store::machine::{Handle, Machine};
 use berth_store::raft::BerthNode;
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use machine::MachineAdaptor;
-pub use open::{Injected, StartError};
+pub use open::{Entropy, Injected, StartError};
 
 use crate::config::Config;
 use crate::directory::{Directory, NodeName, Parts, SpaceGate};
 use crate::health::{self, Health, Serving};
 use crate::metrics::Metrics;
+use crate::raft::node::Ended;
 use crate::raft::{RaftNode, RaftNodeOptions, Timing};
 use crate::rpc::{Api, ClusterApi};
 use crate::{edge, http};
@@ -43,6 +47,8 @@ pub struct Node {
     stop: watch::Sender<bool>,
     listeners: JoinSet<()>,
     chores: JoinSet<()>,
+    /// What a scrub found wrong with the state in memory.
+    broken: watch::Sender<Option<String>>,
 }
 
 /// Where a node listens.
@@ -63,7 +69,13 @@ impl Node {
     ///
     /// # Errors
     /// [`StartError`] says what stands against it and what to do.
-    pub async fn start(config: Config, injected: Injected) -> Result<Self, StartError> {
+    pub fn start(config: Config, injected: Injected) -> BoxFuture<'static, Result<Self, StartError>> {
+        // Boxed, as are the other lives' ends below: an unboxed future's machine code would be made again in each crate
+        // that waits for it, and with it all of Raft's.
+        Box::pin(Self::open(config, injected))
+    }
+
+    async fn open(config: Config, injected: Injected) -> Result<Self, StartError> {
         let metrics = Metrics::new(SystemTime::now());
         let health = Health::new();
         let (stop, stopping) = watch::channel(false);
@@ -123,6 +135,7 @@ impl Node {
             work: Arc::clone(&metrics.work),
         });
         let mut chores = JoinSet::new();
+        let broken = watch::Sender::new(None);
         let parts = chores::Chores {
             raft: Arc::clone(&raft),
             machine: machine.clone(),
@@ -131,6 +144,9 @@ impl Node {
             health: health.clone(),
             pace: config.checkpoint,
             ballast_bytes: config.ballast_bytes,
+            scrub_interval: config.scrub_interval,
+            scrubs: metrics.store.scrubs.clone(),
+            broken: broken.clone(),
             space,
         };
         parts.sample_into(&metrics);
@@ -147,7 +163,7 @@ impl Node {
                     .await;
             }
         });
-        Ok(Self { raft, machine, directory, health, addresses, stop, listeners, chores })
+        Ok(Self { raft, machine, directory, health, addresses, stop, listeners, chores, broken })
     }
 
     /// Where the node listens.
@@ -171,29 +187,45 @@ impl Node {
     }
 
     /// Waits until the node has to stop by itself, and tells why.
-    pub async fn ended(&self) -> crate::raft::node::Ended {
-        self.raft.ended().await
+    pub fn ended(&self) -> BoxFuture<'_, Ended> {
+        Box::pin(async {
+            let mut broken = self.broken.subscribe();
+            let found = async {
+                match broken.wait_for(Option::is_some).await.ok().and_then(|problem| problem.clone()) {
+                    Some(problem) => Ended::Broken(problem),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                ended = self.raft.ended() => ended,
+                broken = found => broken,
+            }
+        })
     }
 
     /// Stops in order: unready, hand over, drain, checkpoint, end.
-    pub async fn shutdown(mut self) {
-        self.directory.serving().stop();
-        self.health.stop();
-        self.raft.hand_over().await;
-        self.stop.send_replace(true);
-        while self.listeners.join_next().await.is_some() {}
-        self.last_checkpoint().await;
-        self.chores.shutdown().await;
-        self.raft.shutdown().await;
+    pub fn shutdown(mut self) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.directory.serving().stop();
+            self.health.stop();
+            self.raft.hand_over().await;
+            self.stop.send_replace(true);
+            while self.listeners.join_next().await.is_some() {}
+            self.last_checkpoint().await;
+            self.chores.shutdown().await;
+            self.raft.shutdown().await;
+        })
     }
 
     /// Stops at once, as a crash would: nothing is handed over, flushed or told.
-    pub async fn halt(mut self) {
-        self.raft.halt().await;
-        self.listeners.abort_all();
-        self.chores.abort_all();
-        while self.listeners.join_next().await.is_some() {}
-        while self.chores.join_next().await.is_some() {}
+    pub fn halt(mut self) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.raft.halt().await;
+            self.listeners.abort_all();
+            self.chores.abort_all();
+            while self.listeners.join_next().await.is_some() {}
+            while self.chores.join_next().await.is_some() {}
+        })
     }
 
     async fn last_checkpoint(&self) {

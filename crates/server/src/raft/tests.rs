@@ -5,3 +5,6 @@ mod cluster;
 mod links;
 mod machine;
 mod stories;
+
+pub(crate) use cluster::{free_address, until};
+pub(crate) use links::Cuts;

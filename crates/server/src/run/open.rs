@@ -156,8 +156,10 @@ fn open_files(
     options: MachineOptions,
 ) -> Result<Files, StartError> {
     let dir = Arc::new(DataDir::lock(data_dir)?);
+    tracing::debug!(dir = %dir.path().display(), "opening the data directory");
     let keeper = Arc::new(crate::raft::identity::Keeper::open(dir.path(), name, incarnation)?);
     let log = LogStore::open(&dir.path().join("log"), PurgeGate::closed())?;
+    tracing::debug!(last = ?log.last(), "opened the log");
     match Machine::open(&dir, &log, options.clone()) {
         Ok((machine, report)) => {
             if let Some(damage) = &report.fell_back {

@@ -43,12 +43,11 @@ pub struct Home {
 
 impl Home {
     pub fn new(name: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
             name: name.to_owned(),
             dir: tempfile::tempdir().unwrap(),
             disk: Disk::default(),
-            addr: listener.local_addr().unwrap().to_string(),
+            addr: free_address(),
             incarnation: Uuid::now_v7(),
         }
     }
@@ -243,6 +242,12 @@ impl Cluster {
         let first = all.next().unwrap();
         assert!(all.all(|other| other == first));
     }
+}
+
+/// An address on the loopback that nobody listens on.
+pub fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
 }
 
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
