@@ -42,7 +42,9 @@ impl From<Status> for ApiError {
 
 impl From<&Status> for ApiError {
     fn from(status: &Status) -> Self {
-        let foreign = || Self::Foreign { code: status.code(), message: status.message().to_owned() };
+        // Told again, an error that says OK would pass for success.
+        let code = Some(status.code()).filter(|code| *code != Code::Ok).unwrap_or(Code::Unknown);
+        let foreign = || Self::Foreign { code, message: status.message().to_owned() };
         let Ok(details) = status.check_error_details() else { return foreign() };
         let Some(info) = details.error_info().filter(|info| info.domain == ERROR_DOMAIN) else {
             return foreign();
