@@ -58,7 +58,7 @@ fn main() {
 
 /// The program whose figures are taken.
 fn binary() -> String {
-    std::env::var("BERTH_BINARY").unwrap_or_else(|_| BINARY.to_owned())
+    berth_tests::process::under_test(BINARY)
 }
 
 /// The settings of a node that nobody tuned.
@@ -68,6 +68,7 @@ fn as_shipped() -> Tuning {
         checkpoint_log_mib: 64,
         checkpoint_mib_per_second: 0,
         environment: vec![("BERTH_LOG".to_owned(), "warn".to_owned())],
+        ..Tuning::default()
     }
 }
 

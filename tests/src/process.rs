@@ -18,8 +18,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-pub use data::{copy_dir, files_below, flip_bit};
+pub use data::{copy_dir, files_below, flip_bit, pages_dirs};
 pub use watch::{Health, eventually};
+
+/// The program to start: what the environment variable `BERTH_BINARY` names, or the one that was built with the tests.
+pub fn under_test(built: &str) -> String {
+    std::env::var("BERTH_BINARY").unwrap_or_else(|_| built.to_owned())
+}
 
 /// How long a state is waited for before the test fails: two cores that also build may be slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,6 +40,10 @@ pub struct Tuning {
     pub checkpoint_log_mib: u64,
     /// Pace of a checkpoint in MiB/s; 0 is as fast as the disk.
     pub checkpoint_mib_per_second: u64,
+    /// Space that each node sets aside, in MiB.
+    pub ballast_mib: u64,
+    /// Where the first nodes keep their data; the others under the cluster's own directory.
+    pub data_dirs: Vec<PathBuf>,
     /// The environment of each node, beside what the test itself has.
     pub environment: Vec<(String, String)>,
 }
@@ -46,6 +55,8 @@ impl Default for Tuning {
             checkpoint_seconds: 1,
             checkpoint_log_mib: 4,
             checkpoint_mib_per_second: 1,
+            ballast_mib: 0,
+            data_dirs: Vec::new(),
             environment: Vec::new(),
         }
     }
@@ -109,7 +120,7 @@ impl Cluster {
         let addr = |plus: u16| SocketAddr::from((self.host, port + plus));
         let below = |what: &str| self.dir.path().join(format!("{name}{what}"));
         self.nodes.push(Node {
-            data_dir: below("-data"),
+            data_dir: self.tuning.data_dirs.get(at).cloned().unwrap_or_else(|| below("-data")),
             config: below(".toml"),
             log: below(".log"),
             client: addr(0),
@@ -134,7 +145,7 @@ impl Cluster {
         let (node, tuning) = (&self.nodes[at], &self.tuning);
         let text = format!(
             "node_name = \"{}\"\ndata_dir = {:?}\nlisten = \"{}\"\npeer_listen = \"{}\"\nhttp_listen = \"{}\"\n{start}\n\n\
-             [checkpoint]\nseconds = {}\nlog_mib = {}\nmib_per_second = {}\n",
+             [checkpoint]\nseconds = {}\nlog_mib = {}\nmib_per_second = {}\n\n[store]\nballast_mib = {}\n",
             node.name,
             node.data_dir,
             node.client,
@@ -143,6 +154,7 @@ impl Cluster {
             tuning.checkpoint_seconds,
             tuning.checkpoint_log_mib,
             tuning.checkpoint_mib_per_second,
+            tuning.ballast_mib,
         );
         fs::write(&node.config, text).expect("the node's configuration");
     }

@@ -50,3 +50,17 @@ pub fn flip_bit(path: &Path, bit: u64) {
     bytes[at] ^= 1 << (bit % 8);
     fs::write(path, bytes).expect("the damaged file");
 }
+
+/// The names of the pages directories in a data directory: those that `CURRENT` names, and the others, which are not
+/// in force yet or no longer.
+pub fn pages_dirs(data: &Path) -> (Vec<String>, Vec<String>) {
+    // The names come first: a directory that comes into force in between counts as in force.
+    let mut names: Vec<String> = fs::read_dir(data)
+        .map(|entries| entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
+        .unwrap_or_default();
+    names.retain(|name| name.starts_with("pages-"));
+    names.sort();
+    let current = fs::read_to_string(data.join("CURRENT")).unwrap_or_default();
+    let named: Vec<&str> = current.lines().filter_map(|line| line.split(' ').next_back()).collect();
+    names.into_iter().partition(|name| named.contains(&name.as_str()))
+}

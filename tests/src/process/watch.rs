@@ -1,5 +1,7 @@
 //! Waiting for states: health, leadership, equal digests.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use berth_proto::v1;
@@ -89,6 +91,17 @@ impl Cluster {
     pub async fn status(&self, at: usize) -> Option<v1::StatusResponse> {
         let mut client = ClusterServiceClient::new(self.channel(at));
         client.status(v1::StatusRequest {}).await.ok().map(tonic::Response::into_inner)
+    }
+
+    /// A figure that a node tells at `/metrics`; `None` where it does not answer or has no such figure.
+    pub fn metric(&self, at: usize, name: &str) -> Option<u64> {
+        let mut stream = TcpStream::connect_timeout(&self.nodes()[at].http, LOOK).ok()?;
+        stream.set_read_timeout(Some(LOOK)).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: berth\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        line.trim().parse().ok()
     }
 
     /// The node that leads by its own account and takes writes. Waits until there is one.

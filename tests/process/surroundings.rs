@@ -1,8 +1,10 @@
-//! Bad surroundings of `berth`, as real processes. Each ends in one clear sentence and an exit code.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test tells its seed and its figures")]
+//! Bad surroundings of `berth`, as real processes: a port in use, damaged files, a directory in use, a disk without
+//! room. Each ends in one clear sentence and an exit code, and nothing acknowledged is lost.
 
 mod commands;
+mod mount;
+mod refusals;
+mod space;
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
@@ -10,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use berth_tests::process::PATIENCE;
 
-/// `berth`, as built with these tests.
-const BINARY: &str = env!("CARGO_BIN_EXE_berth-under-test");
+use crate::common::binary;
+
 /// Between two looks at a process that is to end.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -33,7 +35,7 @@ fn berth<S: AsRef<std::ffi::OsStr>>(words: &[S]) -> Ended {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let (out, err) = (dir.path().join("out"), dir.path().join("err"));
     let file = |path| File::create(path).expect("a file for what it says");
-    let mut child = Command::new(BINARY)
+    let mut child = Command::new(binary())
         .args(words)
         .stdin(Stdio::null())
         .stdout(file(&out))

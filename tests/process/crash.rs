@@ -2,16 +2,14 @@
 //! write is there, no lookup was stale, no epoch went back, and all replicas are equal.
 //!
 //! `BERTH_KILLS=N` asks for more kills, `BERTH_SEED=S` for the choices of an earlier run.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::time::Instant;
 
 use berth_tests::history::check;
 use berth_tests::load::Load;
 use berth_tests::process::{Cluster, Health, PATIENCE, Tuning, eventually};
-use common::{BINARY, seed};
+
+use crate::common::{self, binary, seed};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -47,10 +45,10 @@ const ROUNDS: [Victim; 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_writes_survive_kills() {
-    let kills_wanted: u32 = std::env::var("BERTH_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
+    let kills_wanted = kills_wanted();
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let mut cluster = Cluster::start(BINARY, 3, Tuning::default());
+    let mut cluster = Cluster::start(binary(), 3, Tuning::default());
     cluster.all_ready().await;
     let load = Load::start(cluster.endpoints(), seed).await;
     let (mut kills, mut round) = (0, 0);
@@ -79,6 +77,11 @@ async fn acknowledged_writes_survive_kills() {
         );
     }
     let seconds = started.elapsed().as_secs_f64();
+    all_is_well(&cluster, load, &format!("{kills} kills in {round} rounds and {seconds:.1} s"), seed).await;
+}
+
+/// Ends the load: its history is linearizable, and every node has the same and agrees with itself.
+pub async fn all_is_well(cluster: &Cluster, load: Load, told: &str, seed: u64) {
     let history = load.finish().await;
     let digest = cluster.equal_digests().await;
     for at in 0..cluster.nodes().len() {
@@ -86,8 +89,8 @@ async fn acknowledged_writes_survive_kills() {
     }
     match check(&history) {
         Ok(summary) => println!(
-            "{kills} kills in {round} rounds and {seconds:.1} s: {} writes acknowledged, {} of unknown fate ({} of them seen), \
-             {} lookups, digest {digest} on every node, seed {seed}",
+            "{told}: {} writes acknowledged, {} of unknown fate ({} of them seen), {} lookups, digest {digest} on every \
+             node, seed {seed}",
             summary.accepted, summary.unknown, summary.revealed, summary.lookups
         ),
         Err(violations) => {
@@ -95,6 +98,11 @@ async fn acknowledged_writes_survive_kills() {
             panic!("the history is not linearizable, seed {seed}");
         }
     }
+}
+
+/// The kills that `BERTH_KILLS` asks for.
+pub fn kills_wanted() -> u32 {
+    std::env::var("BERTH_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(60)
 }
 
 /// Kills and starts again; gives the number of kills.

@@ -1,12 +1,4 @@
 //! What the process tests share.
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests; each uses its part"
-)]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test tells its seed and its figures")]
 
 use std::ops::Range;
 use std::time::Duration;
@@ -14,8 +6,10 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// `berth`, as built with these tests.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_berth-under-test");
+/// The program that is started.
+pub fn binary() -> String {
+    berth_tests::process::under_test(env!("CARGO_BIN_EXE_berth-under-test"))
+}
 
 /// The seed of this run: told by `BERTH_SEED`, or fresh. It is printed, so that a failure can be repeated.
 pub fn seed() -> u64 {

@@ -1,12 +1,10 @@
 //! Nodes that are paused, cut off and left behind: lookups are never stale, and service comes back.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod common;
 
 use berth_tests::history::check;
 use berth_tests::load::{Caller, HUBS, Load, read_at};
 use berth_tests::process::{Cluster, Health, Tuning, eventually};
-use common::{BINARY, seed};
+
+use crate::common::{self, binary, seed};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -19,7 +17,7 @@ const PAUSES: u32 = 16;
 /// return. Without the read index it would answer from the past.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lookups_of_a_node_that_was_away_are_not_stale() {
-    let cluster = Cluster::start(BINARY, 3, Tuning::default());
+    let cluster = Cluster::start(binary(), 3, Tuning::default());
     cluster.all_ready().await;
     let caller = Caller::new(&cluster.endpoints());
     caller.create_hubs(HUBS).await;
@@ -74,7 +72,7 @@ async fn write(cluster: &Cluster, caller: &Caller, hub: u32) -> u64 {
 async fn histories_with_pauses_are_linearizable() {
     let seed = seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let cluster = Cluster::start(BINARY, 3, Tuning::default());
+    let cluster = Cluster::start(binary(), 3, Tuning::default());
     cluster.all_ready().await;
     let load = Load::start(cluster.endpoints(), seed).await;
     for nth in 0..PAUSES {
@@ -110,7 +108,7 @@ async fn histories_with_pauses_are_linearizable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_end_in_good_order_one_after_the_other_under_load() {
     let seed = seed();
-    let mut cluster = Cluster::start(BINARY, 3, Tuning::default());
+    let mut cluster = Cluster::start(binary(), 3, Tuning::default());
     cluster.all_ready().await;
     let load = Load::start(cluster.endpoints(), seed).await;
     for _ in 0..4 {

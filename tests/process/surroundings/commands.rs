@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use crate::{BINARY, REFUSED, UNAVAILABLE, USAGE, berth, refused};
+use super::{REFUSED, UNAVAILABLE, USAGE, berth, refused};
+use crate::common::binary;
 
 /// An address at which nobody listens: it was free a moment ago, on a loopback address of this process alone.
 fn nobody() -> String {
@@ -67,7 +68,7 @@ fn files_that_cannot_be_read() {
 /// Whoever reads the output has gone: that is no failure, and nothing to talk about.
 #[test]
 fn a_reader_that_went_away() {
-    let mut child = std::process::Command::new(BINARY)
+    let mut child = std::process::Command::new(binary())
         .args(["completions", "bash"])
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped())
@@ -85,7 +86,7 @@ fn a_reader_that_went_away() {
 #[test]
 fn an_output_that_cannot_be_written() {
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let ended = std::process::Command::new(BINARY)
+    let ended = std::process::Command::new(binary())
         .args(["completions", "bash"])
         .stdin(std::process::Stdio::null())
         .stdout(full)

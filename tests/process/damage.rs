@@ -1,7 +1,4 @@
 //! Damage to the files of one node: found, told, repaired or refused; never a wrong answer, and never felt elsewhere.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +6,8 @@ use std::path::PathBuf;
 use berth_tests::history::{Seen, check};
 use berth_tests::load::{Caller, Load, read_at};
 use berth_tests::process::{Cluster, Health, Tuning, copy_dir, eventually, files_below, flip_bit};
-use common::{BINARY, seed};
+
+use crate::common::{binary, seed};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -22,7 +20,8 @@ const CUTS: u64 = 120;
 
 /// A cluster with some history, and its third node away.
 async fn cluster_with_history(seed: u64) -> (Cluster, Vec<Option<Seen>>) {
-    let mut cluster = Cluster::start(BINARY, 3, Tuning { checkpoint_mib_per_second: 0, ..Tuning::default() });
+    let mut cluster =
+        Cluster::start(binary(), 3, Tuning { checkpoint_mib_per_second: 0, ..Tuning::default() });
     cluster.all_ready().await;
     let load = Load::start(cluster.endpoints(), seed).await;
     let enough = eventually(|| {
