@@ -24,7 +24,8 @@ use berth_proto::v1;
 use berth_proto::v1::cluster_service_client::ClusterServiceClient;
 use berth_proto::v1::device_service_client::DeviceServiceClient;
 use berth_tests::load::{Answer, Caller, Load, read_at};
-use berth_tests::process::{Cluster, Health, Tuning, files_below};
+use berth_tests::process::{Cluster, Health, Tuning, eventually, files_below};
+use tonic::Code;
 
 /// `berth`, as built with this bench; the variable `BERTH_BINARY` names another.
 const BINARY: &str = env!("CARGO_BIN_EXE_berth-under-test");
@@ -196,7 +197,9 @@ async fn longest_gap(cluster: &Cluster, leader: usize, hand_over: bool) -> Durat
 
 /// Memory and disk that devices take, and how long a start with them takes.
 async fn devices() {
-    let mut cluster = Cluster::start(binary(), 3, as_shipped());
+    // Sooner than as shipped, so that what is filled in is on disk soon after.
+    let tuning = Tuning { checkpoint_seconds: 5, ..as_shipped() };
+    let mut cluster = Cluster::start(binary(), 3, tuning);
     cluster.all_ready().await;
     Caller::new(&cluster.endpoints()).create_hubs(1).await;
     let mut resident = Vec::new();
@@ -266,23 +269,26 @@ async fn fill(cluster: &Cluster, from: u64, to: u64) {
             packed: vec![packed],
             ..Default::default()
         };
-        client.batch_assign(request).await.expect("the batch is taken");
+        // Under one request ID it may be asked for as often as need be.
+        while let Err(status) = client.batch_assign(request.clone()).await {
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 
-/// Waits until every node has applied everything and its checkpoints have come to rest.
+/// Waits until every node has applied everything and has a checkpoint of it, and then for the allocator to give back
+/// what that took.
 async fn settled(cluster: &Cluster) {
     cluster.equal_digests().await;
     for at in 0..3 {
-        let mut last = (0, Instant::now());
-        while last.1.elapsed() < Duration::from_secs(3) {
-            let now = cluster.status(at).await.map_or(0, |status| status.checkpoint_index);
-            if now != last.0 {
-                last = (now, Instant::now());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let done = eventually(|| async {
+            let status = cluster.status(at).await?;
+            (status.checkpoint_index == status.applied_index).then_some(())
+        });
+        done.await.expect("a checkpoint of everything");
     }
+    tokio::time::sleep(Duration::from_secs(3)).await;
 }
 
 fn spread(times: &mut [Duration]) -> String {

@@ -118,6 +118,25 @@ async fn a_disk_that_is_nearly_full() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_disk_is_nearly_full_hands_over_to_one_that_has_room() {
+    let Some(small) = Small::mount(SIZE_MIB) else { return };
+    let mut cluster =
+        Cluster::start(binary(), 3, Tuning { data_dirs: vec![small.data_dir()], ..Tuning::default() });
+    cluster.all_ready().await;
+    let caller = Caller::new(&cluster.endpoints());
+    caller.create_hubs(HUBS).await;
+    hand_over(&cluster, true).await;
+    small.fill(LEFT_BYTES);
+    let taken = eventually(|| async {
+        let leader = cluster.leader().await;
+        let written = caller.write(leader, &uuid::Uuid::now_v7().to_string(), &[(7, 1)]).await;
+        (leader != 0 && matches!(written, Answer::Done(_))).then_some(())
+    });
+    assert!(taken.await.is_some(), "no node with room takes writes\n{}", cluster.logs());
+    assert!(cluster.runs(0), "the node without room follows");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_without_any_room() {
     let Some(small) = Small::mount(SIZE_MIB) else { return };
     let seed = rand::rng().random();

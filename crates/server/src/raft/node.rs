@@ -31,6 +31,10 @@ use super::timing::Timing;
 use crate::edge;
 use crate::metrics::WorkMetrics;
 
+/// How long a write waits for a leader that has not heard from a quorum for longer than its lease.
+const LEASE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Between two looks at whether the leader has its lease again.
+const LEASE_PAUSE: Duration = Duration::from_millis(5);
 /// Threads of Raft: one for its own task, one for peers, grouping and applying.
 const THREADS: usize = 2;
 /// Election timeouts without a word from a quorum after which a leader takes no more writes: a busy peer answers late
@@ -456,8 +460,18 @@ impl<SM: Machine> Replicate for RaftReplicate<SM> {
     fn replicate(&self, payload: Payload) -> BoxFuture<'static, Result<(LogId, Applied), WriteError>> {
         let raft = self.raft.clone();
         Box::pin(async move {
-            let written = raft.client_write(payload).await.map_err(write_error)?;
-            Ok((written.log_id, written.data))
+            let begun = Instant::now();
+            loop {
+                match raft.client_write(payload.clone()).await.map_err(write_error) {
+                    Ok(written) => return Ok((written.log_id, written.data)),
+                    // Nothing was taken: the leader's lease has run out. A disk that stalls for some tenths of a second
+                    // does that, and its cluster goes on as if nothing had been.
+                    Err(WriteError::NoQuorum) if begun.elapsed() < LEASE_WAIT_MAX => {
+                        tokio::time::sleep(LEASE_PAUSE).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         })
     }
 }

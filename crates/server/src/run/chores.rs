@@ -27,6 +27,8 @@ const LEADER_LOOK_EVERY: Duration = Duration::from_millis(50);
 const SCRUB_BYTES_PER_SECOND: u64 = 64 << 20;
 /// How long a scrub keeps the pages of one checkpoint from being removed.
 const SCRUB_MAX: Duration = Duration::from_secs(3_600);
+/// Before a node that is short of disk hands the leadership over again: the others may have no more room than it.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(60);
 /// Between two rounds of letting go.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -59,8 +61,9 @@ impl Chores {
             };
             tasks.spawn(scrubbing.run(interval));
         }
-        tasks.spawn(take_checkpoints(self.raft, self.machine.clone(), self.pace));
-        tasks.spawn(watch_disk(self.machine, self.directory.clone(), self.ballast_bytes, self.space));
+        tasks.spawn(take_checkpoints(Arc::clone(&self.raft), self.machine.clone(), self.pace));
+        let disk = (self.ballast_bytes, self.space);
+        tasks.spawn(watch_disk(self.raft, self.machine, self.directory.clone(), disk));
         tasks.spawn(let_go(self.directory));
     }
 
@@ -177,7 +180,13 @@ async fn take_checkpoints(raft: Arc<RaftNode<Machine>>, machine: Handle, pace: C
     }
 }
 
-async fn watch_disk(machine: Handle, directory: Directory, ballast_bytes: u64, space: SpaceGate) {
+async fn watch_disk(
+    raft: Arc<RaftNode<Machine>>,
+    machine: Handle,
+    directory: Directory,
+    (ballast_bytes, space): (u64, SpaceGate),
+) {
+    let mut handed_over = None::<Instant>;
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut ballast =
@@ -199,6 +208,17 @@ async fn watch_disk(machine: Handle, directory: Directory, ballast_bytes: u64, s
                 "the disk is nearly full; the ballast file is given back"
             );
             ballast = !blocking(machine.clone(), Handle::drop_ballast).await;
+        } else if free.is_short(live_bytes)
+            && raft.leads()
+            && handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER_PAUSE)
+        {
+            // A follower only writes what a leader lets in; another node may have room to lead.
+            tracing::warn!(
+                free_bytes = free.free_bytes,
+                "the disk is nearly full; the leadership is handed over"
+            );
+            handed_over = Some(Instant::now());
+            raft.hand_over().await;
         }
     }
 }
