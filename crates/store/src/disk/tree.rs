@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// Memory that sled may use for its cache. It is only read at open and for snapshots.
-const CACHE_BYTES: u64 = 64 << 20;
+const CACHE_BYTES: u64 = 16 << 20;
 /// How often sled's own thread flushes and collects garbage. It must run: without it the file only grows.
 const FLUSH_MS: u64 = 200;
 /// Longest wait for sled to let go of its file after an earlier use in this process has ended: its memory is
