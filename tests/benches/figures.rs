@@ -28,7 +28,7 @@ use berth_tests::process::{Cluster, Health, Tuning, eventually, files_below};
 use tonic::Code;
 
 /// `berth`, as built with this bench; the variable `BERTH_BINARY` names another.
-const BINARY: &str = env!("CARGO_BIN_EXE_berth-under-test");
+const BINARY: &str = env!("CARGO_BIN_EXE_berth_under_test");
 /// Leaders that are killed.
 const KILLS: usize = 20;
 /// Hand-overs.

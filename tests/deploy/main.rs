@@ -56,7 +56,7 @@ fn the_image_and_the_unit_name_what_the_binary_knows() {
 
 /// What `berth server --help` says.
 fn berth_flags() -> String {
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_berth-under-test"))
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_berth_under_test"))
         .args(["server", "--help"])
         .output()
         .expect("berth runs");

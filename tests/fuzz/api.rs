@@ -262,30 +262,7 @@ impl Write for Page {
     }
 }
 
-const TOPOLOGY: &str = r#"
-[[stamps]]
-name = "prod-1"
-state = "cordoned"
-labels = { region = "eu", ring = "2" }
-capacity = { soft = 900, hard = 1000 }
-cost = { currency = "EUR", fixed_per_month = 1200.5, per_device_month = "0.02" }
-
-[[hubs]]
-name = "h1.azure-devices.net"
-stamp = "prod-1"
-capacity = { hard = "unlimited" }
-tier = "S2"
-units = 3
-
-[[scopes]]
-name = "0ne00112233"
-linked_hubs = ["h1.azure-devices.net"]
-repair = "enforce"
-
-[[routes]]
-key = "contoso.example"
-stamp = "prod-1"
-"#;
+const TOPOLOGY: &str = include_str!("../../deploy/topology.toml");
 
 const TOPOLOGY_YAML: &str = "
 stamps:

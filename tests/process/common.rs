@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 
 /// The program that is started.
 pub fn binary() -> String {
-    berth_tests::process::under_test(env!("CARGO_BIN_EXE_berth-under-test"))
+    berth_tests::process::under_test(env!("CARGO_BIN_EXE_berth_under_test"))
 }
 
 /// The seed of this run: told by `BERTH_SEED`, or fresh. It is printed, so that a failure can be repeated.

@@ -225,30 +225,7 @@ impl<'de> Deserialize<'de> for Amount {
 mod tests {
     use super::*;
 
-    const FILE: &str = r#"
-[[stamps]]
-name = "prod-1"
-state = "cordoned"
-labels = { region = "eu", ring = "2" }
-capacity = { soft = 900, hard = 1000 }
-cost = { currency = "EUR", fixed_per_month = 1200.5, per_device_month = "0.02" }
-
-[[hubs]]
-name = "h1.azure-devices.net"
-stamp = "prod-1"
-capacity = { hard = "unlimited" }
-tier = "S2"
-units = 3
-
-[[scopes]]
-name = "0ne00112233"
-linked_hubs = ["h1.azure-devices.net"]
-repair = "enforce"
-
-[[routes]]
-key = "contoso.example"
-stamp = "prod-1"
-"#;
+    const FILE: &str = include_str!("../../../deploy/topology.toml");
 
     #[test]
     fn what_is_written_is_asked_for_and_what_is_left_out_is_untouched() {

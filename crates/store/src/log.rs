@@ -134,6 +134,14 @@ impl LogStore {
         self.log.read().log_state().last().map(|&(term, index)| log_id(term, index))
     }
 
+    /// The position of a recorded checkpoint that replaying this log onto pages of `position` would not reach: to others
+    /// this node has what lies between, so that it may not vote without.
+    #[must_use]
+    pub fn unreachable_from(&self, position: Option<LogId>) -> Option<LogId> {
+        let recorded = self.watermark()?.position;
+        recorded.filter(|_| recorded > position.max(self.last()))
+    }
+
     /// The position up to which entries are gone.
     #[must_use]
     pub fn purged(&self) -> Option<LogId> {

@@ -25,7 +25,7 @@ use super::membership::{Applicant, Membership, MembershipError};
 use super::network::{Links, PeerNetwork};
 use super::peer_service::{Machine, PeerPort, Running, leader_of};
 use super::read_index::{Barrier, ReadError, ReadIndex, ReadPoint, Role};
-use super::status::NodeStatus;
+use super::status::{MemberStatus, NodeStatus};
 use super::steward::Steward;
 use super::timing::Timing;
 use crate::edge;
@@ -154,7 +154,7 @@ impl<SM: Machine> RaftNode<SM> {
         let Some(threads) = runtime.0.as_ref() else {
             return Err(RaftStartError::Fatal("no threads".into()));
         };
-        let silence_max = options.timing.election_max * SILENT_ELECTIONS_MAX;
+        let silence_max = silence_max(&options.timing);
         let assembled = threads.spawn(assemble(options, Arc::clone(&keeper), log, machine, view)).await;
         let parts = match assembled.unwrap_or_else(|error| Err(RaftStartError::Fatal(error.to_string()))) {
             Ok(parts) => parts,
@@ -224,8 +224,7 @@ impl<SM: Machine> RaftNode<SM> {
     /// Whether this node leads and has not heard from a quorum for so long that it can commit nothing.
     #[must_use]
     pub fn lacks_quorum(&self) -> bool {
-        let status = self.status();
-        status.leads && status.quorum_age.is_none_or(|age| age > self.silence_max)
+        self.status().is_silent_for(self.silence_max)
     }
 
     /// Changes who belongs to the cluster.
@@ -351,7 +350,11 @@ impl<SM: Machine> RaftNode<SM> {
     fn heir(&self) -> Option<u64> {
         let status = self.status();
         let others = status.members.iter().filter(|member| member.voter && member.id != self.id);
-        status.leads.then(|| others.max_by_key(|member| member.matched).map(|member| member.id))?
+        // One that has everything may be gone all the same, where nothing was written since.
+        let fitness = |member: &&MemberStatus| {
+            (member.heard.is_some_and(|silence| silence <= self.silence_max), member.matched)
+        };
+        status.leads.then(|| others.max_by_key(fitness).map(|member| member.id))?
     }
 
     async fn stop_threads(&self) {
@@ -406,6 +409,11 @@ struct Parts<SM: Machine> {
 }
 
 /// Puts a node together on Raft's own threads.
+/// How long a leader may go without an answer of a quorum.
+fn silence_max(timing: &Timing) -> Duration {
+    timing.election_max * SILENT_ELECTIONS_MAX
+}
+
 async fn assemble<SM: Machine>(
     options: RaftNodeOptions,
     keeper: SharedKeeper,
@@ -445,20 +453,26 @@ async fn assemble<SM: Machine>(
     tokio::spawn(steward.run());
     let stamps = Arc::clone(&view);
     let applied_stamp_ms = Arc::new(move || stamps.stamp_ms());
-    let grouper =
-        Grouper::start(RaftReplicate { raft: raft.clone() }, clock, applied_stamp_ms, Arc::clone(&work));
+    let grouper = Grouper::start(
+        RaftReplicate { id: node_id, raft: raft.clone(), silence_max: silence_max(&timing) },
+        clock,
+        applied_stamp_ms,
+        Arc::clone(&work),
+    );
     let barrier = RaftBarrier { raft: raft.clone(), links: Arc::clone(&links), id: node_id };
     let reads = ReadIndex::start(barrier, view.applied(), work);
     Ok(Parts { id: node_id, raft, membership, grouper, reads, links })
 }
 
 struct RaftReplicate<SM: Machine> {
+    id: u64,
+    silence_max: Duration,
     raft: Raft<BerthConfig, SM>,
 }
 
 impl<SM: Machine> Replicate for RaftReplicate<SM> {
     fn replicate(&self, payload: Payload) -> BoxFuture<'static, Result<(LogId, Applied), WriteError>> {
-        let raft = self.raft.clone();
+        let (id, raft, silence_max) = (self.id, self.raft.clone(), self.silence_max);
         Box::pin(async move {
             let begun = Instant::now();
             loop {
@@ -466,7 +480,10 @@ impl<SM: Machine> Replicate for RaftReplicate<SM> {
                     Ok(written) => return Ok((written.log_id, written.data)),
                     // Nothing was taken: the leader's lease has run out. A disk that stalls for some tenths of a second
                     // does that, and its cluster goes on as if nothing had been.
-                    Err(WriteError::NoQuorum) if begun.elapsed() < LEASE_WAIT_MAX => {
+                    Err(WriteError::NoQuorum)
+                        if begun.elapsed() < LEASE_WAIT_MAX
+                            && !NodeStatus::of(id, &raft).is_silent_for(silence_max) =>
+                    {
                         tokio::time::sleep(LEASE_PAUSE).await;
                     }
                     Err(error) => return Err(error),

@@ -104,7 +104,8 @@ struct Delay(AtomicU32);
 impl Delay {
     /// Two readers at the same moment may overwrite each other, which a mean can bear.
     fn note(&self, delay: Duration) {
-        let now = u32::try_from(delay.as_micros()).unwrap_or(u32::MAX) / DELAY_SHARE;
+        // A reader that its own caller keeps waiting says little of the processor.
+        let now = u32::try_from(delay.min(SPACING_MAX).as_micros()).unwrap_or(u32::MAX) / DELAY_SHARE;
         let kept = self.0.load(Ordering::Relaxed);
         self.0.store(kept - kept / DELAY_SHARE + now, Ordering::Relaxed);
     }

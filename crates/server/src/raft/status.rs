@@ -36,6 +36,14 @@ pub struct NodeStatus {
     pub members: Vec<MemberStatus>,
 }
 
+impl NodeStatus {
+    /// Whether it leads, and no quorum has answered it for longer than this.
+    #[must_use]
+    pub fn is_silent_for(&self, silence_max: Duration) -> bool {
+        self.leads && self.quorum_age.is_none_or(|age| age > silence_max)
+    }
+}
+
 /// A leader as callers are told it: clients reach it at its client address.
 #[must_use]
 pub fn leader_hint(node_id: u64, node: &BerthNode) -> LeaderHint {

@@ -27,8 +27,6 @@ const LEADER_LOOK_EVERY: Duration = Duration::from_millis(50);
 const SCRUB_BYTES_PER_SECOND: u64 = 64 << 20;
 /// How long a scrub keeps the pages of one checkpoint from being removed.
 const SCRUB_MAX: Duration = Duration::from_secs(3_600);
-/// Before a node that is short of disk hands the leadership over again: the others may have no more room than it.
-const HAND_OVER_PAUSE: Duration = Duration::from_secs(60);
 /// Between two rounds of letting go.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
@@ -186,7 +184,7 @@ async fn watch_disk(
     directory: Directory,
     (ballast_bytes, space): (u64, SpaceGate),
 ) {
-    let mut handed_over = None::<Instant>;
+    let mut handed_over = false;
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut ballast =
@@ -208,18 +206,17 @@ async fn watch_disk(
                 "the disk is nearly full; the ballast file is given back"
             );
             ballast = !blocking(machine.clone(), Handle::drop_ballast).await;
-        } else if free.is_short(live_bytes)
-            && raft.leads()
-            && handed_over.is_none_or(|at| at.elapsed() >= HAND_OVER_PAUSE)
-        {
-            // A follower only writes what a leader lets in; another node may have room to lead.
+        } else if free.is_short(live_bytes) && raft.leads() && !handed_over {
+            // A follower only writes what a leader lets in; another node may have room to lead. Once for each shortage:
+            // where all are short of room, a leadership that goes round helps nobody.
             tracing::warn!(
                 free_bytes = free.free_bytes,
                 "the disk is nearly full; the leadership is handed over"
             );
-            handed_over = Some(Instant::now());
+            handed_over = true;
             raft.hand_over().await;
         }
+        handed_over &= free.is_short(live_bytes);
     }
 }
 
@@ -250,14 +247,12 @@ struct Scrubbing {
 
 impl Scrubbing {
     async fn run(self, every: Duration) {
+        // Nodes that were started together take their turns.
+        tokio::time::sleep(every / 2 + every / 16 * u32::try_from(self.raft.id() % 8).unwrap_or(0)).await;
         loop {
-            tokio::time::sleep(every).await;
-            let (snapshot, machine) = (self.directory.newest(), self.machine.clone());
-            let both = tokio::task::spawn_blocking(move || {
-                (snapshot.recount(), machine.scrub(SCRUB_MAX, SCRUB_BYTES_PER_SECOND))
-            });
-            let Ok((memory, disk)) = both.await else { return };
-            self.metrics.completed.inc();
+            let snapshot = self.directory.newest();
+            // The snapshot goes with the recount: what it holds on to is not needed while the disk is read.
+            let Ok(memory) = tokio::task::spawn_blocking(move || snapshot.recount()).await else { return };
             if let Err(problem) = memory {
                 self.metrics.damaged.inc();
                 tracing::error!(%problem, "the state in memory contradicts itself; this node stops");
@@ -266,6 +261,10 @@ impl Scrubbing {
                 self.broken.send_replace(Some(problem.to_string()));
                 return;
             }
+            let machine = self.machine.clone();
+            let disk = tokio::task::spawn_blocking(move || machine.scrub(SCRUB_MAX, SCRUB_BYTES_PER_SECOND));
+            let Ok(disk) = disk.await else { return };
+            self.metrics.completed.inc();
             match disk {
                 Ok(whole) => tracing::info!(
                     generation = whole.generation,
@@ -283,6 +282,7 @@ impl Scrubbing {
                 }
                 Err(problem) => tracing::warn!(%problem, "the newest checkpoint could not be read again"),
             }
+            tokio::time::sleep(every).await;
         }
     }
 }

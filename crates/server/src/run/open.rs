@@ -159,7 +159,7 @@ fn open_files(
     tracing::debug!(dir = %dir.path().display(), "opening the data directory");
     let keeper = Arc::new(crate::raft::identity::Keeper::open(dir.path(), name, incarnation)?);
     let log = LogStore::open(&dir.path().join("log"), PurgeGate::closed())?;
-    tracing::debug!(last = ?log.last(), "opened the log");
+    tracing::debug!(last = index(log.last()), "opened the log");
     match Machine::open(&dir, &log, options.clone()) {
         Ok((machine, report)) => {
             if let Some(damage) = &report.fell_back {
@@ -168,13 +168,17 @@ fn open_files(
                     "the newest checkpoint is damaged; the one before and the log replace it"
                 );
             }
-            tracing::info!(generation = report.generation, position = ?report.position, "opened the pages");
+            tracing::info!(
+                generation = report.generation,
+                index = index(report.position),
+                "opened the pages"
+            );
             let fell_back = report.fell_back.is_some();
             Ok(Files { keeper, log, machine, damage: None, fell_back })
         }
         Err(error) if error.is_damage() => {
             let damage = error.to_string();
-            if matches!(error, OpenError::Gap { pages: None, .. }) {
+            if matches!(error, OpenError::Gap { pages: None, .. } | OpenError::Lost { pages: None, .. }) {
                 // What was damaged was set aside at an earlier start; there is nothing here to keep.
                 tracing::error!(damage, "the pages are lost");
             } else {
@@ -182,13 +186,18 @@ fn open_files(
                 tracing::error!(damage, kept, "the pages are damaged and were set aside");
             }
             // What the log still holds from its beginning it can replay; what was purged only peers have.
-            let whole_log = log.purged().is_none() && !log.is_blank();
+            let whole_log = log.purged().is_none() && !log.is_blank() && log.unreachable_from(None).is_none();
             let machine = Machine::rebuilding(&dir, &log, options)?;
             let damage = (!whole_log).then_some(damage);
             Ok(Files { keeper, log, machine, damage, fell_back: false })
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// A position as logs tell it; 0 before the first entry.
+fn index(position: Option<LogId>) -> u64 {
+    position.map_or(0, |id| id.index)
 }
 
 /// Fetches a checkpoint from a peer before Raft starts, so that log and vote stay as others rely on them.
@@ -217,6 +226,6 @@ async fn fetch(
         .await
         .map_err(|e| StartError::Opening(e.to_string()))?
         .map_err(|e| lost(e.to_string()))?;
-    tracing::info!(?position, "the pages were rebuilt from a peer");
+    tracing::info!(index = index(position), "the pages were rebuilt from a peer");
     Ok(machine)
 }

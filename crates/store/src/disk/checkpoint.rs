@@ -249,7 +249,11 @@ impl Checkpointer {
         staging.put_pages(pages, &mut on_disk, self.bytes_per_second)?;
         let completed = Completed {
             generation: manifest.generation,
-            previous: self.on_disk.manifests.last().map_or(0, |stored| stored.generation),
+            // What a scrub found damaged is nothing to fall back on: the log stays as far back as it is.
+            previous: match self.on_disk.manifests.last() {
+                Some(stored) if !self.disk.rewrite_wanted() => stored.generation,
+                _ => 0,
+            },
             pages_written: staging.pages_written(),
             bytes_written: staging.bytes_written(),
             rewritten: true,

@@ -450,7 +450,7 @@ fn only_one(dirs: Vec<PathBuf>) -> Option<PathBuf> {
 
 /// An error of sled while opening is about the bytes it found, unless the system refused: whole pages are not set
 /// aside for a full disk.
-fn as_damage(dir: &Path, error: DiskError) -> DiskError {
+pub(crate) fn as_damage(dir: &Path, error: DiskError) -> DiskError {
     match error {
         DiskError::Store { what, problem, refused: false, .. } => DiskError::Damaged {
             dir: dir.to_path_buf(),

@@ -3,10 +3,10 @@
 use super::checkpoint::Completed;
 use super::data_dir::DataDir;
 use super::keys::{self, Key, Kind};
-use super::load::walk_pages;
+use super::load::{as_damage, walk_pages};
 use super::manifest::Manifest;
 use super::stats::DiskStats;
-use super::tree::PageTree;
+use super::tree::{PageTree, under_watchdog};
 use super::{DiskError, seal};
 use crate::pages::{PAGE_BYTES_MAX, TableId, page_digest};
 use parking_lot::Mutex;
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 pub const SNAPSHOTS_MAX: usize = 4;
 /// Bytes of pages in one chunk: the largest message of the peers' snapshot connection.
 pub const SNAPSHOT_CHUNK_BYTES: usize = 1 << 20;
+
+/// Beyond the time that a scrub may take, it hangs.
+const SCRUB_SLACK: Duration = Duration::from_secs(60);
 
 const FORMAT: u8 = 1;
 /// Bytes of a chunk beside its pages.
@@ -147,7 +150,11 @@ impl Disk {
     /// [`DiskError::Damaged`] if it is not what was written; else as [`Disk::snapshot`] and
     /// [`SnapshotReader::next_chunk`].
     pub fn scrub(&self, limit: Duration, bytes_per_second: u64) -> Result<Scrubbed, DiskError> {
-        let scrubbed = self.read_again(limit, bytes_per_second);
+        let (disk, dir) = (self.clone(), self.tree().dir().to_path_buf());
+        // As at the opening: on damage sled may say so, panic, or never come back.
+        let scrubbed =
+            under_watchdog(&dir, limit + SCRUB_SLACK, move || disk.read_again(limit, bytes_per_second))
+                .map_err(|error| as_damage(&dir, error));
         if scrubbed.as_ref().is_err_and(DiskError::is_damage) {
             self.shared.state.lock().rewrite_wanted = true;
         }

@@ -60,6 +60,18 @@ pub enum OpenError {
         /// The last entry that the log no longer holds.
         purged: u64,
     },
+    /// A checkpoint was complete here up to where neither pages nor log reach now.
+    #[error(
+        "a checkpoint up to log index {recorded} was complete, but the pages end at {pages:?} and the log at {log:?}: what lies between is lost here"
+    )]
+    Lost {
+        /// Where the pages end.
+        pages: Option<u64>,
+        /// Where the log ends.
+        log: Option<u64>,
+        /// Up to where the lost checkpoint had applied the log.
+        recorded: u64,
+    },
 }
 
 impl OpenError {
@@ -67,7 +79,7 @@ impl OpenError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Disk(error) => error.is_damage(),
-            Self::Checkpoint(_) | Self::Gap { .. } => true,
+            Self::Checkpoint(_) | Self::Gap { .. } | Self::Lost { .. } => true,
         }
     }
 }
@@ -114,6 +126,10 @@ impl Machine {
         let (machine, report) = Self::read(dir, log, options)?;
         if let Some(purged) = log.purged().filter(|purged| report.position < Some(*purged)) {
             return Err(OpenError::Gap { pages: report.position.map(|id| id.index), purged: purged.index });
+        }
+        if let Some(recorded) = log.unreachable_from(report.position) {
+            let (pages, end) = (report.position.map(|id| id.index), log.last().map(|id| id.index));
+            return Err(OpenError::Lost { pages, log: end, recorded: recorded.index });
         }
         Ok((machine, report))
     }

@@ -5,7 +5,7 @@ use super::keys::{Key, Kind};
 use super::seal::STORED_BYTES_MAX;
 use super::*;
 use crate::log::{LogStore, PurgeGate, Watermark};
-use crate::machine::{Machine, MachineOptions};
+use crate::machine::{Machine, MachineOptions, OpenError};
 use crate::raft::log_id;
 use std::fs;
 
@@ -98,9 +98,13 @@ fn r3_the_machine_reads_the_record() {
     let log = LogStore::open(&at.path().join("log"), PurgeGate::open()).unwrap();
     let open = || Machine::open(&dir, &log, MachineOptions::default());
     assert_eq!(open().unwrap().1.fell_back, None);
-    log.record_checkpoint_blocking(Watermark { generation: 7, position: Some(log_id(1, 4)) }).unwrap();
+    log.record_checkpoint_blocking(Watermark { generation: 7, position: None }).unwrap();
     let (_, report) = open().unwrap();
     assert!(report.fell_back.is_some_and(|why| why.contains("generation 7 was lost")));
+    log.record_checkpoint_blocking(Watermark { generation: 7, position: Some(log_id(1, 4)) }).unwrap();
+    let lost = open().map(|_| ()).unwrap_err();
+    assert!(matches!(lost, OpenError::Lost { pages: None, log: None, recorded: 4 }), "{lost}");
+    assert!(lost.is_damage() && Machine::rebuilding(&dir, &log, MachineOptions::default()).is_ok());
 }
 
 #[test]
