@@ -211,7 +211,10 @@ impl Directory {
     /// [`ApiError`] where no quorum confirms it.
     pub async fn barrier(&self) -> Result<Fresh, ApiError> {
         #[cfg(berth_break = "read_index")]
-        return Ok(self.fresh());
+        {
+            self.inner.serving.passed_barrier(self.inner.serving.installs());
+            Ok(self.fresh())
+        }
         #[cfg(not(berth_break = "read_index"))]
         {
             let installs = self.inner.serving.installs();

@@ -103,7 +103,8 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let wrong_length = ManifestError::WrongLength { bytes: bytes.len() };
         let (sealed, crc) = bytes.split_last_chunk::<4>().ok_or(wrong_length.clone())?;
-        if crc32c::crc32c(sealed) != u32::from_le_bytes(*crc) {
+        let kept = cfg!(berth_break = "skip_crc") || crc32c::crc32c(sealed) == u32::from_le_bytes(*crc);
+        if !kept {
             return Err(ManifestError::Checksum { bytes: bytes.len() });
         }
         let mut rest = sealed;
