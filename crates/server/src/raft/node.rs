@@ -408,12 +408,12 @@ struct Parts<SM: Machine> {
     links: Arc<Links>,
 }
 
-/// Puts a node together on Raft's own threads.
 /// How long a leader may go without an answer of a quorum.
 fn silence_max(timing: &Timing) -> Duration {
     timing.election_max * SILENT_ELECTIONS_MAX
 }
 
+/// Puts a node together on Raft's own threads.
 async fn assemble<SM: Machine>(
     options: RaftNodeOptions,
     keeper: SharedKeeper,
@@ -526,7 +526,6 @@ fn read_error(error: RaftError<BerthConfig, LinearizableReadError<BerthConfig>>)
     }
 }
 
-/// openraft takes nothing when it answers with a forward. Everything else may have reached the log.
 fn role_of<SM: Machine>(raft: &Raft<BerthConfig, SM>) -> Role {
     match raft.metrics().borrow_watched().state {
         ServerState::Leader => Role::Leader,
@@ -535,6 +534,7 @@ fn role_of<SM: Machine>(raft: &Raft<BerthConfig, SM>) -> Role {
     }
 }
 
+/// openraft takes nothing when it answers with a forward. Everything else may have reached the log.
 fn write_error(error: RaftError<BerthConfig, ClientWriteError<BerthConfig>>) -> WriteError {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => match forward.reason {

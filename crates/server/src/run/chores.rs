@@ -60,8 +60,13 @@ impl Chores {
             tasks.spawn(scrubbing.run(interval));
         }
         tasks.spawn(take_checkpoints(Arc::clone(&self.raft), self.machine.clone(), self.pace));
-        let disk = (self.ballast_bytes, self.space);
-        tasks.spawn(watch_disk(self.raft, self.machine, self.directory.clone(), disk));
+        tasks.spawn(watch_disk(
+            self.raft,
+            self.machine,
+            self.directory.clone(),
+            self.ballast_bytes,
+            self.space,
+        ));
         tasks.spawn(let_go(self.directory));
     }
 
@@ -182,7 +187,8 @@ async fn watch_disk(
     raft: Arc<RaftNode<Machine>>,
     machine: Handle,
     directory: Directory,
-    (ballast_bytes, space): (u64, SpaceGate),
+    ballast_bytes: u64,
+    space: SpaceGate,
 ) {
     let mut handed_over = false;
     let mut ticks = interval(LOOK_EVERY);
@@ -200,13 +206,14 @@ async fn watch_disk(
             }
         };
         space.set(free.free_bytes, free.needed_bytes(live_bytes));
-        if free.is_short(live_bytes) && ballast {
+        let short = free.is_short(live_bytes);
+        if short && ballast {
             tracing::error!(
                 free_bytes = free.free_bytes,
                 "the disk is nearly full; the ballast file is given back"
             );
             ballast = !blocking(machine.clone(), Handle::drop_ballast).await;
-        } else if free.is_short(live_bytes) && raft.leads() && !handed_over {
+        } else if short && raft.leads() && !handed_over {
             // A follower only writes what a leader lets in; another node may have room to lead. Once for each shortage:
             // where all are short of room, a leadership that goes round helps nobody.
             tracing::warn!(
@@ -216,7 +223,7 @@ async fn watch_disk(
             handed_over = true;
             raft.hand_over().await;
         }
-        handed_over &= free.is_short(live_bytes);
+        handed_over &= short;
     }
 }
 

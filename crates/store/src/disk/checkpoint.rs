@@ -301,6 +301,12 @@ fn pages_since<M>(root: &Root<M>, version: u64) -> impl Iterator<Item = (TableId
         })
 }
 
+/// Waits until so many bytes since `started` are no more than so many a second.
+pub(crate) fn keep_pace(started: Instant, bytes: u64, bytes_per_second: u64) {
+    let due = Duration::from_millis(bytes.saturating_mul(1_000) / bytes_per_second.max(1));
+    std::thread::sleep(due.saturating_sub(started.elapsed()));
+}
+
 /// Writes in bounded batches, no faster than it may.
 pub(crate) struct PacedWriter<'a> {
     tree: &'a PageTree,
@@ -361,8 +367,7 @@ impl<'a> PacedWriter<'a> {
         self.tree.apply(std::mem::take(&mut self.batch))?;
         (self.batch_ops, self.batch_bytes) = (0, 0);
         if let Some(rate) = self.bytes_per_second {
-            let due = Duration::from_millis(self.bytes.saturating_mul(1_000) / rate.max(1));
-            std::thread::sleep(due.saturating_sub(self.started.elapsed()));
+            keep_pace(self.started, self.bytes, rate);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The shared view of the disk: its figures, and snapshots of the newest completed generation.
 
-use super::checkpoint::Completed;
+use super::checkpoint::{Completed, keep_pace};
 use super::data_dir::DataDir;
 use super::keys::{self, Key, Kind};
 use super::load::{as_damage, walk_pages};
@@ -175,8 +175,7 @@ impl Disk {
                 pages += 1;
             }
             bytes += chunk.len() as u64;
-            let due = Duration::from_millis(bytes.saturating_mul(1_000) / bytes_per_second.max(1));
-            std::thread::sleep(due.saturating_sub(started.elapsed()));
+            keep_pace(started, bytes, bytes_per_second);
         }
         let manifest = reader.manifest();
         if rows != manifest.row_counts.iter().sum::<u64>() || digest != manifest.digest {
