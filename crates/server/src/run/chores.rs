@@ -27,8 +27,8 @@ const LEADER_LOOK_EVERY: Duration = Duration::from_millis(50);
 const SCRUB_BYTES_PER_SECOND: u64 = 64 << 20;
 /// How long a scrub keeps the pages of one checkpoint from being removed.
 const SCRUB_MAX: Duration = Duration::from_secs(3_600);
-/// Between two rounds of letting go.
-const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// Between two rounds of letting go: an old state that nobody looks at any more holds up to all pages written since.
+const LET_GO_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Chores {
     pub(super) raft: Arc<RaftNode<Machine>>,
@@ -62,12 +62,12 @@ impl Chores {
         tasks.spawn(take_checkpoints(Arc::clone(&self.raft), self.machine.clone(), self.pace));
         tasks.spawn(watch_disk(
             self.raft,
-            self.machine,
+            self.machine.clone(),
             self.directory.clone(),
             self.ballast_bytes,
             self.space,
         ));
-        tasks.spawn(let_go(self.directory));
+        tasks.spawn(let_go(self.machine, self.directory));
     }
 
     /// Sets the gauges whenever somebody looks.
@@ -294,10 +294,15 @@ impl Scrubbing {
     }
 }
 
-async fn let_go(directory: Directory) {
-    let mut ticks = interval(SWEEP_EVERY);
+async fn let_go(machine: Handle, directory: Directory) {
+    let mut ticks = interval(LET_GO_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
         directory.pins().sweep();
+        let machine = machine.clone();
+        if tokio::task::spawn_blocking(move || machine.release_pages()).await.is_err() {
+            return;
+        }
     }
 }

@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use super::keys;
 use super::meta::Meta;
 use super::reader::{Position, Reader};
+use super::writer::Writer;
 use crate::disk::{
     DataDir, Disk, DiskError, DiskStats, FreeSpace, Scrubbed, SnapshotReader, Staged, Staging,
 };
-use crate::pages::Published;
+use crate::pages::{Pages, Published};
 use crate::raft::{LogId, SnapshotHandle, SnapshotMeta};
 
 /// How long a snapshot may take to be sent: its pages are kept for so long.
@@ -24,6 +25,8 @@ const SNAPSHOT_SEND_MAX: Duration = Duration::from_secs(600);
 pub(super) struct Shared {
     pub(super) dir: Arc<DataDir>,
     disk: Disk,
+    /// Locked while entries are applied.
+    pub(super) writer: Mutex<Writer>,
     published: Published<Meta>,
     position: watch::Sender<Position>,
     applied: watch::Sender<Option<LogId>>,
@@ -46,11 +49,12 @@ pub(super) struct Checkpointed {
 }
 
 impl Shared {
-    pub(super) fn new(dir: Arc<DataDir>, disk: Disk, published: Published<Meta>, position: Position) -> Self {
+    pub(super) fn new(dir: Arc<DataDir>, disk: Disk, pages: Pages<Meta>, position: Position) -> Self {
         Self {
             dir,
             disk,
-            published,
+            published: pages.published(),
+            writer: Mutex::new(Writer { pages }),
             position: watch::Sender::new(position),
             applied: watch::Sender::new(position.applied),
             checkpointed: watch::Sender::new(None),
@@ -143,6 +147,15 @@ impl Handle {
     /// How old the last checkpoint is; `None` before the first of this process.
     pub fn checkpoint_age(&self) -> Option<Duration> {
         self.shared.checkpoint().map(|checkpoint| checkpoint.at.elapsed())
+    }
+
+    /// Frees the pages that were kept for states which nobody looks at any more; blocking. Applying does it too, where
+    /// there is something to apply.
+    pub fn release_pages(&self) {
+        // Whoever holds the lock is applying.
+        if let Some(mut writer) = self.shared.writer.try_lock() {
+            writer.pages.release();
+        }
     }
 
     /// Figures of the page store.

@@ -12,7 +12,6 @@ use super::handle::{Checkpointed, Handle, Shared};
 use super::keys;
 use super::meta::Meta;
 use super::reader::Position;
-use super::writer::Writer;
 use crate::disk::{self, CheckpointWriter, DataDir, DiskError, OpenOptions, Opened, Source};
 use crate::log::{LogStore, Watermark};
 use crate::pages::{Pages, Root};
@@ -97,7 +96,6 @@ pub struct OpenReport {
 
 /// The state machine of one node.
 pub struct Machine {
-    writer: Writer,
     shared: Arc<Shared>,
     checkpoints: Arc<Mutex<Option<CheckpointWriter>>>,
     log: LogStore,
@@ -162,7 +160,7 @@ impl Machine {
         let Opened { contents, generation, source, checkpointer, .. } = opened;
         let pages = Pages::from_contents(contents, meta.clone());
         let disk = checkpointer.disk();
-        let shared = Shared::new(Arc::clone(dir), disk, pages.published(), position(&meta, 0));
+        let shared = Shared::new(Arc::clone(dir), disk, pages, position(&meta, 0));
         if generation > 0 {
             shared.completed(snapshot_meta(&meta), generation, 0);
         }
@@ -172,13 +170,7 @@ impl Machine {
         };
         let report = OpenReport { generation, position: meta.applied, fell_back };
         let checkpoints = Arc::new(Mutex::new(Some(CheckpointWriter::start(checkpointer)?)));
-        let machine = Self {
-            writer: Writer { pages },
-            shared: Arc::new(shared),
-            checkpoints,
-            log: log.clone(),
-            options,
-        };
+        let machine = Self { shared: Arc::new(shared), checkpoints, log: log.clone(), options };
         Ok((machine, report))
     }
 
@@ -191,11 +183,14 @@ impl Machine {
         if group.entries.is_empty() {
             return Ok(());
         }
-        let answers = self.writer.apply(&group.entries).map_err(|error| {
-            tracing::error!(%error, "the log cannot be applied; this node stops");
-            io::Error::other(error)
-        })?;
-        let position = position(self.writer.pages.root().meta(), self.shared.installs());
+        let (answers, position) = {
+            let mut writer = self.shared.writer.lock();
+            let answers = writer.apply(&group.entries).map_err(|error| {
+                tracing::error!(%error, "the log cannot be applied; this node stops");
+                io::Error::other(error)
+            })?;
+            (answers, position(writer.pages.root().meta(), self.shared.installs()))
+        };
         self.shared.published(position, group.bytes as u64);
         // The root is published: whoever is answered now finds what it wrote.
         for (responder, answer) in group.responders.drain(..).zip(answers) {
@@ -228,7 +223,7 @@ impl Machine {
         }
         let Opened { contents, generation, checkpointer, .. } = opened;
         *self.checkpoints.lock() = Some(CheckpointWriter::start(checkpointer)?);
-        self.writer.pages.adopt(contents, decoded.clone());
+        self.shared.writer.lock().pages.adopt(contents, decoded.clone());
         let installs = self.shared.installs() + 1;
         self.shared.published(position(&decoded, installs), 0);
         self.shared.completed(snapshot_meta(&decoded), generation, self.shared.bytes_applied());
@@ -245,7 +240,8 @@ impl RaftStateMachine<BerthConfig> for Machine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        let meta = self.writer.pages.root().meta();
+        let writer = self.shared.writer.lock();
+        let meta = writer.pages.root().meta();
         Ok((meta.applied, meta.membership.clone()))
     }
 
@@ -272,7 +268,7 @@ impl RaftStateMachine<BerthConfig> for Machine {
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         Builder {
-            root: Arc::clone(self.writer.pages.root()),
+            root: Arc::clone(self.shared.writer.lock().pages.root()),
             bytes: self.shared.bytes_applied(),
             installs_begun: self.shared.installs_begun(),
             shared: Arc::clone(&self.shared),

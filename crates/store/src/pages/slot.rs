@@ -212,6 +212,15 @@ pub(crate) fn release(newest: PageVersion, ended: u64, held: &[u64]) -> Option<u
     }
 }
 
+/// How many versions stay reachable behind this one.
+#[cfg(test)]
+pub(crate) fn versions_behind(newest: &PageVersion) -> usize {
+    std::iter::successors(newest.header.header.previous.lock().clone(), |page| {
+        page.header.header.previous.lock().clone()
+    })
+    .count()
+}
+
 /// The slots of one table: it only ever grows, and every root of the table shares it.
 #[derive(Clone)]
 pub(crate) struct Spine {

@@ -114,8 +114,15 @@ impl<M> Pages<M> {
         Arc::clone(&self.newest)
     }
 
-    /// Drops the page versions that were kept for roots which nobody holds any more.
-    fn release_ended(&mut self, written: Vec<PageVersion>) {
+    /// Drops the page versions that were kept for roots which nobody holds any more. Each publish does it too, but the
+    /// last reader of an old root may end when nothing is published for a long time.
+    pub fn release(&mut self) {
+        let ended = self.take_ended();
+        self.release_roots(ended);
+    }
+
+    /// Takes the roots that nobody holds any more off the list.
+    fn take_ended(&mut self) -> Vec<HeldRoot<M>> {
         // The list itself keeps one count of each root. A reader cannot take a new one: the published root is
         // a newer one, and swapping that in has turned every borrow of the old one into a count.
         let (ended, held): (Vec<_>, Vec<_>) =
@@ -123,7 +130,14 @@ impl<M> Pages<M> {
         // Pairs with the release of the last reader's count, so that its reads are over.
         fence(Ordering::Acquire);
         self.held = held;
-        let held: Vec<u64> = self.held.iter().map(|held| held.root.version).collect();
+        ended
+    }
+
+    /// Drops the page versions that were kept for roots which nobody holds any more, and those just replaced if nobody
+    /// holds the root just replaced.
+    fn release_ended(&mut self, written: Vec<PageVersion>) {
+        let ended = self.take_ended();
+        let held = self.held_versions();
         // The pages just replaced were kept for the root just replaced.
         let replaced = self.newest.version - 1;
         match held.last() {
@@ -138,6 +152,15 @@ impl<M> Pages<M> {
                 }
             }
         }
+        self.release_roots(ended);
+    }
+
+    fn held_versions(&self) -> Vec<u64> {
+        self.held.iter().map(|held| held.root.version).collect()
+    }
+
+    fn release_roots(&mut self, ended: Vec<HeldRoot<M>>) {
+        let held = self.held_versions();
         for root in ended {
             for (table, page) in root.pages {
                 if let Some(newest) = self.newest.newest_page(table, page) {
@@ -145,6 +168,17 @@ impl<M> Pages<M> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl<M> Pages<M> {
+    /// How many replaced page versions are still in memory.
+    pub(crate) fn versions_kept(&self) -> usize {
+        let pages = self.newest.tables.iter().flat_map(|table| {
+            (0..table.size.pages).filter_map(|page| table.spine.slot(page).and_then(slot::Slot::newest))
+        });
+        pages.map(|page| slot::versions_behind(&page)).sum()
     }
 }
 
