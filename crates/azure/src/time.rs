@@ -21,7 +21,7 @@ const SHOWN_CHARS_MAX: usize = 48;
 ///
 /// Azure's registration states, enrollments, identities and twins carry such times; it writes
 /// [`Timestamp::NEVER`] where a thing has not happened yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     /// Steps of 100 ns since 0001-01-01T00:00:00Z; never negative.
     ticks: i64,
@@ -233,6 +233,12 @@ impl fmt::Display for Timestamp {
             write!(f, ".{}", digits.trim_end_matches('0'))?;
         }
         f.write_str("Z")
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -1,0 +1,12 @@
+//! The client over real connections, against a server that answers as scripted, on a clock that tests turn.
+
+mod bodies;
+mod calls;
+mod credentials;
+mod device;
+mod faults;
+mod limits;
+mod paging;
+mod retries;
+mod stage;
+mod tls;
