@@ -8,5 +8,8 @@ mod faults;
 mod limits;
 mod paging;
 mod retries;
+#[path = "../scenarios.rs"]
+mod scenarios;
 mod stage;
+mod stand_in;
 mod tls;

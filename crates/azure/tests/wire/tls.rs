@@ -12,12 +12,12 @@ use crate::bodies::body;
 use crate::stage::{DPS, Server, Stage, host, json};
 
 /// An authority made for one test, and a server's certificate by it.
-struct Made {
-    authority_pem: String,
-    acceptor: TlsAcceptor,
+pub struct Made {
+    pub authority_pem: String,
+    pub acceptor: TlsAcceptor,
 }
 
-fn made_for(names: &[&str]) -> Made {
+pub fn made_for(names: &[&str]) -> Made {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();

@@ -63,8 +63,12 @@ impl Seen {
     }
 }
 
+/// Makes up an act for each request, instead of a script.
+type Answering = Box<dyn Fn(&Seen) -> Act + Send + Sync>;
+
 struct Script {
     acts: Mutex<VecDeque<Act>>,
+    answering: Option<Answering>,
     seen: Mutex<Vec<Seen>>,
     count: watch::Sender<usize>,
     go_on: Semaphore,
@@ -103,18 +107,27 @@ impl Drop for OpenConnection {
 
 impl Server {
     pub async fn plain() -> Self {
-        Self::start(None).await
+        Self::start(None, None).await
     }
 
     pub async fn tls(acceptor: TlsAcceptor) -> Self {
-        Self::start(Some(acceptor)).await
+        Self::start(Some(acceptor), None).await
     }
 
-    async fn start(acceptor: Option<TlsAcceptor>) -> Self {
+    /// A server that makes up its answers.
+    pub async fn answering(
+        acceptor: TlsAcceptor,
+        answer: impl Fn(&Seen) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        Self::start(Some(acceptor), Some(Box::new(answer))).await
+    }
+
+    async fn start(acceptor: Option<TlsAcceptor>, answering: Option<Answering>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let script = Arc::new(Script {
             acts: Mutex::default(),
+            answering,
             seen: Mutex::default(),
             count: watch::Sender::new(0),
             go_on: Semaphore::new(0),
@@ -176,8 +189,9 @@ impl Server {
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, script: &Script) {
     let mut buffer = Vec::new();
     while let Some(seen) = request(&mut stream, &mut buffer).await {
+        let made_up = script.answering.as_ref().map(|answer| answer(&seen));
         script.seen.lock().push(seen);
-        let act = script.acts.lock().pop_front();
+        let act = made_up.or_else(|| script.acts.lock().pop_front());
         script.count.send_modify(|count| *count += 1);
         let act = act.unwrap_or_else(|| json(599, "{\"message\":\"the script is at its end\"}"));
         if !perform(&mut stream, act, script).await {
