@@ -98,7 +98,9 @@ impl KeySource {
             Self::File(path) => {
                 let file = std::fs::File::open(path)
                     .map_err(|error| CredentialError::new(self, format!("cannot be opened: {error}")))?;
-                let mut text = Zeroizing::new(String::new());
+                // Room for all of it at once, as a text that grows leaves copies behind.
+                let room = usize::try_from(SECRET_BYTES_MAX).unwrap_or(0) + 1;
+                let mut text = Zeroizing::new(String::with_capacity(room));
                 file.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text).map_err(|error| {
                     CredentialError::new(self, format!("cannot be read as text: {error}"))
                 })?;
@@ -172,6 +174,32 @@ impl SharedKey {
 
     fn hmac(&self, bytes: &[u8]) -> hmac::Tag {
         hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0), bytes)
+    }
+}
+
+/// Makes room for more bytes without leaving a copy behind: a vector that grows does not wipe its old place.
+pub(crate) fn make_room(bytes: &mut Zeroizing<Vec<u8>>, more: usize) {
+    if bytes.capacity() - bytes.len() >= more {
+        return;
+    }
+    let mut larger = Zeroizing::new(Vec::with_capacity((bytes.len() + more).max(bytes.capacity() * 2)));
+    larger.extend_from_slice(bytes);
+    *bytes = larger;
+}
+
+/// Collects what is written, and leaves no copy behind.
+#[derive(Default)]
+pub(crate) struct Collected(pub(crate) Zeroizing<Vec<u8>>);
+
+impl std::io::Write for Collected {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        make_room(&mut self.0, bytes.len());
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

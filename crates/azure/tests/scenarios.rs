@@ -192,15 +192,15 @@ const HUB_DEVICE: &str = "scn-Hub#1";
 const MANY: usize = 25;
 
 fn registration(text: &str) -> RegistrationId {
-    RegistrationId::new(text).expect("a legal registration ID")
+    RegistrationId::new(text).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn device(text: &str) -> DeviceId {
-    DeviceId::new(text).expect("a legal device ID")
+    DeviceId::new(text).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn group() -> EnrollmentGroupId {
-    EnrollmentGroupId::new(GROUP).expect("a legal group ID")
+    EnrollmentGroupId::new(GROUP).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn many(at: usize) -> RegistrationId {

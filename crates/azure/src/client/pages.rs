@@ -166,10 +166,10 @@ async fn page<T: DeserializeOwned>(
         })?);
     }
     // An empty token has been seen to mean the end, and would begin anew.
-    let token = reply.header(&CONTINUATION).filter(|token| !token.is_empty());
+    let token = reply.answer.headers.get(&CONTINUATION).filter(|token| !token.is_empty());
     let next = match token {
         None => None,
-        Some(token) => Some(Continuation::new(token).ok_or_else(|| {
+        Some(token) => Some(token.to_str().ok().and_then(Continuation::new).ok_or_else(|| {
             reply.nonsense(
                 expected,
                 format!("its continuation token of {} bytes cannot be sent back", token.len()),

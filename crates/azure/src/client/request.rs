@@ -6,12 +6,12 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use zeroize::Zeroizing;
 
 use super::ATTEMPT_MAX;
 use super::retry::Repeat;
 use crate::error::{AzureError, Place, first_bytes};
 use crate::id::{Etag, encoded};
+use crate::secret::Collected;
 use crate::transport::Answer;
 
 /// Largest body sent, in bytes: ten enrollments, or a hundred devices with their twins.
@@ -131,9 +131,10 @@ impl Request {
 
     /// Sends JSON.
     pub(crate) fn json(mut self, body: &impl Serialize) -> Result<Self, AzureError> {
-        let bytes = serde_json::to_vec(body)
+        let mut collected = Collected::default();
+        serde_json::to_writer(&mut collected, body)
             .map_err(|error| AzureError::invalid(self.operation, format!("the body is no JSON: {error}")))?;
-        let bytes = Zeroizing::new(bytes);
+        let bytes = collected.0;
         if bytes.len() > REQUEST_BYTES_MAX {
             let problem = format!("the body has {} bytes; at most {REQUEST_BYTES_MAX} are sent", bytes.len());
             return Err(AzureError::invalid(self.operation, problem));

@@ -20,8 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::HOSTS_MAX;
 use super::endpoints::{Endpoints, Wire};
+use super::{HOSTS_MAX, OPEN_MAX};
 use crate::id::HostName;
 
 /// Opens connections for the pool.
@@ -74,12 +74,25 @@ impl Inner {
         let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
         let host = HostName::new(authority).map_err(io::Error::other)?;
         let permit = self.permits(&host)?.acquire_owned().await.map_err(io::Error::other)?;
-        let (name, port) = self.endpoints.address(&host);
+        let opened = tokio::time::timeout(OPEN_MAX, self.stream(&host)).await;
+        let stream = opened.map_err(|_| {
+            let (name, port) = self.endpoints.address(&host);
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("{name}:{port} opened nothing within {OPEN_MAX:?}"),
+            )
+        })??;
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(TokioIo::new(Link { stream, _permit: permit }))
+    }
+
+    async fn stream(&self, host: &HostName) -> io::Result<Stream> {
+        let (name, port) = self.endpoints.address(host);
         let socket = TcpStream::connect((name.as_str(), port))
             .await
             .map_err(|error| io::Error::new(error.kind(), format!("{name}:{port}: {error}")))?;
         socket.set_nodelay(true)?;
-        let stream = match self.endpoints.wire(&host) {
+        Ok(match self.endpoints.wire(host) {
             Wire::Plain => Stream::Plain { socket },
             Wire::Tls => {
                 let expected = ServerName::try_from(host.name().to_owned()).map_err(io::Error::other)?;
@@ -92,9 +105,7 @@ impl Inner {
                 })?;
                 Stream::Tls { tls: Box::new(tls) }
             }
-        };
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        Ok(TokioIo::new(Link { stream, _permit: permit }))
+        })
     }
 }
 

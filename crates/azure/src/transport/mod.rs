@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 pub use endpoints::{EXTRA_AUTHORITIES_MAX, EndpointError, Endpoints, OVERRIDES_MAX, PEM_BYTES_MAX};
 
 use crate::id::HostName;
+use crate::secret::make_room;
 use dial::Dialler;
 
 /// Most connections to one host at a time, unless told otherwise: Azure's own throttles bind long before.
@@ -31,6 +32,8 @@ pub const BODY_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 const BODY_BYTES_FIRST: usize = 64 * 1_024;
 /// Most bytes of an answer's head: continuation tokens are long.
 const HEAD_BYTES_MAX: usize = 256 * 1_024;
+/// How long a connection may take to be opened, TLS among it; an attempt has more time, so that it hears of the failure.
+const OPEN_MAX: Duration = Duration::from_secs(10);
 /// How long an unused connection is kept: shorter than Azure keeps it, so that few requests meet its end.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -129,20 +132,10 @@ async fn whole(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Failure> {
         if data.remaining() > BODY_BYTES_MAX - bytes.len() {
             return Err(Failure::TooLong);
         }
-        grow(&mut bytes, data.remaining());
+        make_room(&mut bytes, data.remaining());
         bytes.extend_from_slice(&data);
     }
     Ok(bytes)
-}
-
-/// Makes room without leaving a copy behind: a vector that moves does not wipe its old place.
-fn grow(bytes: &mut Zeroizing<Vec<u8>>, more: usize) {
-    if bytes.capacity() - bytes.len() >= more {
-        return;
-    }
-    let mut larger = Zeroizing::new(Vec::with_capacity((bytes.len() + more).max(bytes.capacity() * 2)));
-    larger.extend_from_slice(bytes);
-    *bytes = larger;
 }
 
 /// An error and what caused it, in one line.

@@ -1,5 +1,7 @@
 //! The client over real connections, against a server that answers as scripted, on a clock that tests turn.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod bodies;
 mod calls;
 mod credentials;

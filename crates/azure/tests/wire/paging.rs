@@ -98,3 +98,13 @@ async fn a_page_that_fails_in_passing_is_asked_for_again_alone() {
         stage.server.seen().iter().map(|seen| seen.header("x-ms-continuation").map(str::to_owned)).collect();
     assert_eq!(sent, [None, Some("1".into()), Some("1".into()), Some("1".into())]);
 }
+
+#[tokio::test]
+async fn a_token_that_cannot_be_sent_back_is_no_end() {
+    let stage = Stage::new().await;
+    stage.server.play([page(&["a"], Some("tök")), page(&["a"], Some(&"x".repeat(40_000)))]);
+    for _ in 0..2 {
+        let error = ids(stage.dps().enrollments(Query::all())).await.unwrap_err();
+        assert!(error.to_string().contains("cannot be sent back"), "{error}");
+    }
+}
