@@ -7,7 +7,7 @@ use berth_azure::id::RegistrationId;
 use futures_util::future::join_all;
 
 use crate::bodies::body;
-use crate::stage::{Act, Stage, json};
+use crate::stage::{Act, Server, Stage, json};
 
 fn id() -> RegistrationId {
     RegistrationId::new("dev-1").unwrap()
@@ -38,6 +38,27 @@ async fn a_connection_closed_between_calls_costs_no_call() {
         dps.registration(&id()).await.unwrap();
     }
     assert_eq!(stage.server.seen().len(), 20);
+}
+
+#[tokio::test]
+async fn a_connection_reset_between_calls_or_within_one_costs_no_read() {
+    let stage = Stage::plainly(Server::resetting().await, 4);
+    let good = body!("dps/registration_state.json").as_bytes().to_vec();
+    stage.server.play([
+        Act::AnswerAndReset { status: 200, body: good.clone() },
+        json(200, &good),
+        Act::Close,
+        json(200, &good),
+        Act::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{".to_vec()),
+        json(200, &good),
+    ]);
+    let dps = stage.dps();
+    dps.registration(&id()).await.unwrap();
+    stage.server.go_on(1);
+    for _ in 0..3 {
+        dps.registration(&id()).await.unwrap();
+    }
+    assert_eq!(stage.server.connections().opened, 4, "one more after each reset");
 }
 
 #[tokio::test]

@@ -39,7 +39,11 @@ impl Stage {
     }
 
     pub async fn with_connections(per_host_max: usize) -> Self {
-        let server = Server::plain().await;
+        Self::plainly(Server::plain().await, per_host_max)
+    }
+
+    /// Plain http to this server.
+    pub fn plainly(server: Server, per_host_max: usize) -> Self {
         let address = host(&server.address().to_string());
         let endpoints = [DPS, HUB, dps::GLOBAL_HOST, berth_azure::traffic_manager::ARM_HOST]
             .iter()

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -20,6 +21,8 @@ pub enum Act {
     Answer { status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
     /// A whole answer, after which the connection is closed without a word.
     AnswerAndClose { status: u16, body: Vec<u8> },
+    /// A whole answer; when the server is told to go on, the connection is reset.
+    AnswerAndReset { status: u16, body: Vec<u8> },
     /// These bytes as they are, and then the end of the connection.
     Bytes(Vec<u8>),
     /// These bytes as they are, and then nothing more.
@@ -72,6 +75,7 @@ struct Script {
     seen: Mutex<Vec<Seen>>,
     count: watch::Sender<usize>,
     go_on: Semaphore,
+    resets: bool,
     connections: Mutex<Connections>,
 }
 
@@ -107,11 +111,16 @@ impl Drop for OpenConnection {
 
 impl Server {
     pub async fn plain() -> Self {
-        Self::start(None, None).await
+        Self::start(None, None, false).await
+    }
+
+    /// A server whose connections end with a reset wherever it ends them.
+    pub async fn resetting() -> Self {
+        Self::start(None, None, true).await
     }
 
     pub async fn tls(acceptor: TlsAcceptor) -> Self {
-        Self::start(Some(acceptor), None).await
+        Self::start(Some(acceptor), None, false).await
     }
 
     /// A server that makes up its answers.
@@ -119,10 +128,10 @@ impl Server {
         acceptor: TlsAcceptor,
         answer: impl Fn(&Seen) -> Act + Send + Sync + 'static,
     ) -> Self {
-        Self::start(Some(acceptor), Some(Box::new(answer))).await
+        Self::start(Some(acceptor), Some(Box::new(answer)), false).await
     }
 
-    async fn start(acceptor: Option<TlsAcceptor>, answering: Option<Answering>) -> Self {
+    async fn start(acceptor: Option<TlsAcceptor>, answering: Option<Answering>, resets: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let script = Arc::new(Script {
@@ -131,12 +140,17 @@ impl Server {
             seen: Mutex::default(),
             count: watch::Sender::new(0),
             go_on: Semaphore::new(0),
+            resets,
             connections: Mutex::default(),
         });
         let ours = Arc::clone(&script);
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let (script, acceptor) = (Arc::clone(&ours), acceptor.clone());
+                if resets {
+                    // What is closed with no time to linger is reset.
+                    socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+                }
                 tokio::spawn(async move {
                     let _open = OpenConnection::new(&script);
                     match acceptor {
@@ -195,7 +209,9 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, script: &Script
         script.count.send_modify(|count| *count += 1);
         let act = act.unwrap_or_else(|| json(599, "{\"message\":\"the script is at its end\"}"));
         if !perform(&mut stream, act, script).await {
-            let _ = stream.shutdown().await;
+            if !script.resets {
+                let _ = stream.shutdown().await;
+            }
             return;
         }
     }
@@ -210,6 +226,12 @@ async fn perform<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, act: Act, sc
         Act::AnswerAndClose { status, body } => {
             let headers = [("content-type".to_owned(), "application/json".to_owned())];
             let _ = stream.write_all(&whole(status, &headers, &body)).await;
+            false
+        }
+        Act::AnswerAndReset { status, body } => {
+            let headers = [("content-type".to_owned(), "application/json".to_owned())];
+            let _ = stream.write_all(&whole(status, &headers, &body)).await;
+            script.go_on.acquire().await.unwrap().forget();
             false
         }
         Act::Bytes(bytes) => {
