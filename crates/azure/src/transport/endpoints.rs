@@ -65,7 +65,7 @@ struct Place {
     wire: Wire,
 }
 
-/// Where each host is. URL, TLS name, `Host` header and signatures always name the real host; only the address dialled
+/// Where each host is: by name or IPv4 address; there is no speaking through a CONNECT proxy. URL, TLS name, `Host` header and signatures always name the real host; only the address dialled
 /// changes.
 #[derive(Clone, Default)]
 pub struct Endpoints {
