@@ -1,0 +1,359 @@
+//! What can go wrong with a call to Azure, and what that means for the next step.
+
+mod code;
+mod envelope;
+mod redact;
+
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+
+pub use code::{Conflicting, Missing};
+pub(crate) use redact::{first_bytes, masked};
+
+use crate::client::Subject;
+use crate::id::HostName;
+use crate::secret::CredentialError;
+
+/// Longest message of Azure's that an error keeps, in characters.
+pub const MESSAGE_CHARS_MAX: usize = 512;
+/// Longest name, tracking ID or request ID that an error keeps, in characters.
+pub const NAME_CHARS_MAX: usize = 128;
+
+/// Which call failed, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The operation, in words: `get enrollment`.
+    pub operation: &'static str,
+    /// The host spoken to.
+    pub host: HostName,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.operation, self.host)
+    }
+}
+
+/// What Azure said when it said no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Which call, and where.
+    pub place: Place,
+    /// HTTP status of the answer.
+    pub status: u16,
+    /// Azure's number, such as 404201 (DPS) or 404001 (IoT Hub, common error codes), where it gave one.
+    pub code: Option<u32>,
+    /// Azure's name, such as `DeviceNotFound`, where it gave one.
+    pub name: Option<String>,
+    /// Azure's message, at most 512 characters, without control characters, and without what looks like a key.
+    pub message: String,
+    /// Azure's tracking ID from the body: what its support asks for.
+    pub tracking_id: Option<String>,
+    /// The `x-ms-request-id` of the answer.
+    pub request_id: Option<String>,
+    /// How long Azure asked to be left alone.
+    pub retry_after: Option<Duration>,
+    /// Requests sent for this call, this one among them.
+    pub attempts: u32,
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (HTTP {}", self.place, self.status)?;
+        if let Some(code) = self.code {
+            write!(f, ", code {code}")?;
+        }
+        if let Some(name) = &self.name {
+            write!(f, ", {name}")?;
+        }
+        f.write_str(")")?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        if let Some(id) = self.tracking_id.as_ref().or(self.request_id.as_ref()) {
+            write!(f, "; tracking ID {id}")?;
+        }
+        if let Some(wait) = self.retry_after {
+            write!(f, "; retry after {} s", wait.as_secs_f64())?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a call to Azure failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AzureError {
+    /// The thing does not exist. For a device this may also mean that it is disabled (IoT Hub, 404001).
+    #[error("{missing} not found: {told}")]
+    NotFound {
+        /// What is missing.
+        missing: Missing,
+        /// What Azure said.
+        told: Box<Told>,
+    },
+    /// The device exists, but is not connected, or takes no direct methods (IoT Hub, 404103). Nothing ran.
+    #[error("device not online: {told}")]
+    NotOnline {
+        /// What Azure said.
+        told: Box<Told>,
+    },
+    /// The thing exists already, or somebody else is changing it.
+    #[error("{conflicting} in conflict: {told}")]
+    Conflict {
+        /// What is in conflict.
+        conflicting: Conflicting,
+        /// What Azure said.
+        told: Box<Told>,
+    },
+    /// The thing has another etag by now: read it again.
+    #[error("changed meanwhile; read it again: {told}")]
+    PreconditionFailed {
+        /// What Azure said.
+        told: Box<Told>,
+    },
+    /// Azure does not know who is calling: a wrong key, a token past its end.
+    #[error("not authenticated; check the key, its policy and this machine's clock: {told}")]
+    Unauthorized {
+        /// What Azure said.
+        told: Box<Told>,
+    },
+    /// Azure knows who is calling, and does not allow this.
+    #[error("not allowed: {told}")]
+    Forbidden {
+        /// What Azure said.
+        told: Box<Told>,
+    },
+    /// Too many calls. Nothing ran.
+    #[error("throttled: {told}")]
+    Throttled {
+        /// What Azure said.
+        told: Box<Told>,
+    },
+    /// The service, or something before it, failed. The request may have been served.
+    #[error("service unavailable: {told}")]
+    Unavailable {
+        /// What Azure said.
+        told: Box<Told>,
+    },
+    /// Azure found the request wrong. Nothing ran.
+    #[error("refused: {told}")]
+    Refused {
+        /// What Azure said.
+        told: Box<Told>,
+    },
+    /// The answer is not what such an answer must be.
+    #[error(
+        "{place} answered nonsense (HTTP {status}): expected {expected}, but {problem}; it begins {begins}"
+    )]
+    Nonsense {
+        /// Which call, and where.
+        place: Place,
+        /// HTTP status of the answer.
+        status: u16,
+        /// What the answer must be.
+        expected: &'static str,
+        /// What is wrong with it.
+        problem: String,
+        /// Its first bytes with letters and digits masked, as they may be keys.
+        begins: String,
+    },
+    /// The answer is larger than this client reads.
+    #[error("{place} answered more than {bytes_max} bytes; ask for smaller pages")]
+    TooLong {
+        /// Which call, and where.
+        place: Place,
+        /// The bound, in bytes.
+        bytes_max: usize,
+    },
+    /// The caller's time ran out.
+    #[error("{place} had no answer within {within:?} ({attempts} requests sent): {last}")]
+    Deadline {
+        /// Which call, and where.
+        place: Place,
+        /// The time that the caller gave.
+        within: Duration,
+        /// Requests sent.
+        attempts: u32,
+        /// True where the last request was on its way when time ran out, so that it may have been served.
+        in_flight: bool,
+        /// How the last attempt before stood.
+        last: String,
+    },
+    /// No connection. Nothing was sent.
+    #[error("{place} cannot be reached: {problem}")]
+    Connect {
+        /// Which call, and where.
+        place: Place,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The connection broke before the answer was whole. The request may have been served.
+    #[error("{place} broke off: {problem}")]
+    Broken {
+        /// Which call, and where.
+        place: Place,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The caller's own budget has nothing left. This request was not sent.
+    #[error("{place} was not sent, as the budget is spent: {problem}")]
+    OverBudget {
+        /// Which call, and where.
+        place: Place,
+        /// What the budget said.
+        problem: String,
+        /// When the budget has more.
+        retry_after: Option<Duration>,
+    },
+    /// The request itself is wrong. Nothing was sent.
+    #[error("{operation} was not sent: {problem}")]
+    Invalid {
+        /// The operation, in words.
+        operation: &'static str,
+        /// What is wrong with the value, and what to do.
+        problem: String,
+    },
+    /// The credential cannot be used. Nothing was sent.
+    #[error("{place} was not sent, as there is no credential: {source}")]
+    Credential {
+        /// Which call, and where.
+        place: Place,
+        /// What is wrong.
+        source: CredentialError,
+    },
+    /// A query has more pages than the caller allowed.
+    #[error(
+        "{place} has more than {pages_max} pages; allow more, or go on from the last page's continuation"
+    )]
+    TooManyPages {
+        /// Which call, and where.
+        place: Place,
+        /// The bound.
+        pages_max: u32,
+    },
+}
+
+impl AzureError {
+    pub(crate) fn invalid(operation: &'static str, problem: impl Into<String>) -> Self {
+        Self::Invalid { operation, problem: problem.into() }
+    }
+
+    /// Understands an answer that says no.
+    pub(crate) fn told(place: Place, subject: Subject, answer: Refusal<'_>) -> Self {
+        let found = envelope::read(answer.headers, answer.body);
+        let status = answer.status.as_u16();
+        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after(answer.headers, answer.now).or_else(|| {
+            // IoT Hub's throttle says it in words only.
+            (status == 429).then(|| envelope::wait_in_words(&found.message)).flatten()
+        });
+        let told = Box::new(Told {
+            place,
+            status,
+            code: found.code,
+            name: found.name,
+            message: masked(&found.message, MESSAGE_CHARS_MAX),
+            tracking_id: found.tracking_id,
+            request_id: header("x-ms-request-id").map(|id| masked(id, NAME_CHARS_MAX)),
+            retry_after,
+            attempts: answer.attempts,
+        });
+        code::classified(subject, told)
+    }
+
+    /// What Azure said, where it said anything.
+    pub fn told_by_azure(&self) -> Option<&Told> {
+        match self {
+            Self::NotFound { told, .. }
+            | Self::NotOnline { told }
+            | Self::Conflict { told, .. }
+            | Self::PreconditionFailed { told }
+            | Self::Unauthorized { told }
+            | Self::Forbidden { told }
+            | Self::Throttled { told }
+            | Self::Unavailable { told }
+            | Self::Refused { told } => Some(told),
+            _ => None,
+        }
+    }
+
+    /// Azure's number, such as 404001.
+    pub fn code(&self) -> Option<u32> {
+        self.told_by_azure().and_then(|told| told.code)
+    }
+
+    /// True where this thing is missing.
+    pub fn is_missing(&self, what: Missing) -> bool {
+        matches!(self, Self::NotFound { missing, .. } if *missing == what)
+    }
+
+    /// True where the same call may go well later, though nobody changes anything.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NotOnline { .. }
+            | Self::Throttled { .. }
+            | Self::Unavailable { .. }
+            | Self::Deadline { .. }
+            | Self::Connect { .. }
+            | Self::Broken { .. }
+            | Self::OverBudget { .. } => true,
+            // DPS says so where one device registers twice at a time.
+            Self::Conflict { conflicting, .. } => *conflicting == Conflicting::Registration,
+            Self::NotFound { .. }
+            | Self::PreconditionFailed { .. }
+            | Self::Unauthorized { .. }
+            | Self::Forbidden { .. }
+            | Self::Refused { .. }
+            | Self::Nonsense { .. }
+            | Self::TooLong { .. }
+            | Self::Invalid { .. }
+            | Self::Credential { .. }
+            | Self::TooManyPages { .. } => false,
+        }
+    }
+
+    /// How long to wait before asking again, where Azure or the budget said.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::OverBudget { retry_after, .. } => *retry_after,
+            _ => self.told_by_azure().and_then(|told| told.retry_after),
+        }
+    }
+
+    /// True where the request may have had its effect all the same: a change must be read back before it is repeated.
+    pub fn outcome_unknown(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::Broken { .. } | Self::Nonsense { .. } | Self::TooLong { .. } => {
+                true
+            }
+            Self::Deadline { in_flight, .. } => *in_flight,
+            _ => false,
+        }
+    }
+}
+
+/// An answer that says no, and what is needed to understand it.
+pub(crate) struct Refusal<'a> {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) body: &'a [u8],
+    /// Time since the Unix epoch.
+    pub(crate) now: Duration,
+    pub(crate) attempts: u32,
+}
+
+/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3).
+pub(crate) fn retry_after(headers: &HeaderMap, now: Duration) -> Option<Duration> {
+    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    let at = date.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(at.saturating_sub(now))
+}
+
+#[cfg(test)]
+mod tests;
