@@ -1,0 +1,9 @@
+//! The emulator over real sockets: what a client sees on the wire.
+
+mod device;
+mod dps;
+mod faults;
+mod hub;
+mod shapes;
+mod support;
+mod traffic;
