@@ -107,6 +107,11 @@ pub enum Command {
         /// The device's ID.
         device: String,
     },
+    /// Cuts all connections of a hub, which stays reachable.
+    DisconnectAll {
+        /// The hub's host.
+        hub: String,
+    },
     /// Ends all faults, outages, latencies and lies.
     ClearFaults,
     /// Tells how many calls were answered, by operation and status.
@@ -283,6 +288,10 @@ impl Command {
                         true => Ok(Value::Null),
                         false => Err(unknown(&device)),
                     }
+                }
+                Command::DisconnectAll { hub } => {
+                    let no = hub_no(&hub)?;
+                    Ok(json!({ "disconnected": world.hubs[no].disconnect_all(now) }))
                 }
                 Command::ClearFaults => {
                     world.faults.clear();

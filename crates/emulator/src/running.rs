@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -16,7 +17,7 @@ use crate::auth::Bearers;
 use crate::clock::{Clock, Randomness};
 use crate::config::{Config, ConfigError};
 use crate::control::{Command, CommandError};
-use crate::devices::Behaviours;
+use crate::devices::{Behaviours, Fleets};
 use crate::http::{ARM_HOST, GLOBAL_DEVICE_HOST, Parts, Service, Tls, TlsError, serve};
 use crate::world::{LoadError, World};
 
@@ -92,13 +93,20 @@ impl Emulator {
         };
         let bearers = config.bearers.iter().map(|bearer| (bearer.token.clone(), bearer.read_only));
         let fleets = config.fleets.iter().map(|fleet| (fleet.prefix.clone(), fleet.behaviour));
+        let (words, heard) = match config.fleets.is_empty() {
+            true => (None, None),
+            false => {
+                let (words, heard) = mpsc::unbounded_channel();
+                (Some(words), Some(heard))
+            }
+        };
         let service = Arc::new(Service::new(Parts {
             world,
             clock,
             random,
             bearers: Bearers::new(bearers.collect()),
             behaviours: Behaviours::new(fleets.collect()),
-            thrown: None,
+            words,
             control: config.control.enabled.then(|| config.control.token.clone()),
             state_file: config.state_file.clone(),
             webhook_tls: tls.client,
@@ -110,6 +118,9 @@ impl Emulator {
         let http = plain.as_ref().map(|(_, address)| *address);
         if let Some((listener, _)) = plain {
             tasks.spawn(serve(listener, None, Arc::clone(&service)));
+        }
+        if let Some(heard) = heard {
+            tasks.spawn(Fleets::new(Arc::clone(&service), &config.fleets).run(heard));
         }
         Ok(Running { service, tasks, https: https_address, http, ca_pem: tls.ca_pem })
     }

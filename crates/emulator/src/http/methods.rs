@@ -10,7 +10,7 @@ use super::answer::Answer;
 use super::call::Call;
 use super::hub::Target;
 use crate::config::MethodMissing;
-use crate::devices::Behaviour;
+use crate::devices::{Behaviour, REPROVISION_METHOD, Word};
 use crate::world::{HubCode, HubRefusal};
 
 /// Largest request, in bytes (IoT Hub, quotas and throttling: method payloads of 128 KB).
@@ -26,6 +26,7 @@ const CONNECT_SECONDS_MAX: u64 = 300;
 const CONNECT_POLL: Duration = Duration::from_millis(500);
 
 struct Invocation {
+    name: String,
     payload: Value,
     response: Duration,
     connect: Duration,
@@ -37,7 +38,8 @@ fn read(call: &Call) -> Result<Invocation, HubRefusal> {
         return Err(HubRefusal::nested(HubCode::MessageTooLarge, "The request is too large"));
     }
     let body = call.object().map_err(|problem| bad(&problem.0))?;
-    if body.get("methodName").and_then(Value::as_str).is_none_or(str::is_empty) {
+    let name = body.get("methodName").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if name.is_empty() {
         return Err(bad("`methodName` is missing"));
     }
     let seconds = |name: &str, default: u64| match body.get(name) {
@@ -54,7 +56,7 @@ fn read(call: &Call) -> Result<Invocation, HubRefusal> {
     }
     let payload = body.get("payload").cloned().unwrap_or(Value::Null);
     let (response, connect) = (Duration::from_secs(response), Duration::from_secs(connect));
-    Ok(Invocation { payload, response, connect })
+    Ok(Invocation { name, payload, response, connect })
 }
 
 /// Calls a method of a device.
@@ -101,6 +103,9 @@ pub(super) async fn invoke(
         let message = "Timed out waiting for the response from device.";
         let refusal = HubRefusal::nested(HubCode::GatewayTimeout, message);
         return Err(HubRefusal { timeout: Some(invocation.response), ..refusal });
+    }
+    if invocation.name == REPROVISION_METHOD && status == 200 {
+        service.tell(Word::Reprovision(target.device.as_str().into()));
     }
     Ok(Answer::json(200, &json!({ "status": status, "payload": payload })))
 }

@@ -32,7 +32,7 @@ pub use tls::TlsError;
 use crate::auth::{Bearers, Secret};
 use crate::clock::{Clock, Randomness, Time};
 use crate::config::Switches;
-use crate::devices::Behaviours;
+use crate::devices::{Behaviours, Word};
 use crate::faults::FailNext;
 use crate::stop::Stop;
 use crate::world::{ArmRefusal, DpsRefusal, HubCode, HubRefusal, World};
@@ -46,9 +46,6 @@ pub(crate) const ARM_HOST: &str = "management.azure.com";
 /// The first segment of the control API's paths. No service has it.
 pub(crate) const CONTROL_PREFIX: &str = "_emulator";
 
-/// A device lost its connection: its hub's number, and its ID.
-pub(crate) type Thrown = (usize, Box<str>);
-
 /// Everything that answers requests.
 pub(crate) struct Service {
     world: Mutex<World>,
@@ -60,8 +57,9 @@ pub(crate) struct Service {
     pub(crate) stopping: Stop,
     /// Something is due earlier than before.
     pub(crate) rescheduled: Notify,
-    /// Where lost connections are told to simulated devices. Each holds one connection, so it is bounded by them.
-    pub(crate) thrown: Option<mpsc::UnboundedSender<Thrown>>,
+    /// Where simulated devices hear of lost connections, of which each has at most one, and of direct methods, each of
+    /// which is a request. So the words that wait are bounded by devices and requests.
+    pub(crate) words: Option<mpsc::UnboundedSender<Word>>,
     pub(crate) control: Option<Option<Secret>>,
     pub(crate) state_file: Option<std::path::PathBuf>,
     pub(crate) questions: Semaphore,
@@ -79,7 +77,7 @@ pub(crate) struct Parts {
     pub(crate) random: Arc<dyn Randomness>,
     pub(crate) bearers: Bearers,
     pub(crate) behaviours: Behaviours,
-    pub(crate) thrown: Option<mpsc::UnboundedSender<Thrown>>,
+    pub(crate) words: Option<mpsc::UnboundedSender<Word>>,
     pub(crate) control: Option<Option<Secret>>,
     pub(crate) state_file: Option<std::path::PathBuf>,
     pub(crate) webhook_tls: Arc<rustls::ClientConfig>,
@@ -106,7 +104,7 @@ impl Service {
             behaviours: parts.behaviours,
             stopping: Stop::new(),
             rescheduled: Notify::new(),
-            thrown: parts.thrown,
+            words: parts.words,
             control: parts.control,
             state_file: parts.state_file,
             questions: Semaphore::new(webhook::QUESTIONS_MAX),
@@ -129,19 +127,22 @@ impl Service {
             (Some(before), Some(after)) => after < before,
             _ => false,
         };
-        for (no, hub) in world.hubs.iter_mut().enumerate() {
-            for id in hub.thrown.drain(..) {
-                if let Some(thrown) = &self.thrown {
-                    // Nobody listens any more where the emulator is stopping.
-                    let _stopping = thrown.send((no, id));
-                }
-            }
+        for hub in &mut world.hubs {
+            hub.thrown.drain(..).for_each(|id| self.tell(Word::Thrown(id)));
         }
         drop(world);
         if earlier {
             self.rescheduled.notify_one();
         }
         done
+    }
+
+    /// Tells the simulated devices something.
+    pub(crate) fn tell(&self, word: Word) {
+        if let Some(words) = &self.words {
+            // Nobody listens any more where the emulator is stopping.
+            let _stopping = words.send(word);
+        }
     }
 
     /// Waits on the emulator's clock.

@@ -305,6 +305,14 @@ impl Enrollment {
 }
 
 impl Attestation {
+    /// The primary key, of symmetric-key attestation.
+    pub(crate) fn primary_key(&self) -> Option<&str> {
+        match self {
+            Attestation::SymmetricKey { primary, .. } => Some(primary),
+            _ => None,
+        }
+    }
+
     /// As JSON, with keys or without.
     pub(crate) fn show(&self, keys: bool) -> Value {
         match self {

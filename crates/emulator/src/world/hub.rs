@@ -208,13 +208,20 @@ impl Hub {
     pub(crate) fn set_out(&mut self, out: bool, now: Time) {
         self.out = out;
         if out {
-            for (id, identity) in &mut self.devices {
-                if std::mem::take(&mut identity.connected) {
-                    identity.connection_updated = now;
-                    self.thrown.push(id.clone());
-                }
+            self.disconnect_all(now);
+        }
+    }
+
+    /// Cuts all connections; how many there were.
+    pub(crate) fn disconnect_all(&mut self, now: Time) -> usize {
+        let before = self.thrown.len();
+        for (id, identity) in &mut self.devices {
+            if std::mem::take(&mut identity.connected) {
+                identity.connection_updated = now;
+                self.thrown.push(id.clone());
             }
         }
+        self.thrown.len() - before
     }
 
     /// A device connects. Neither etag moves.

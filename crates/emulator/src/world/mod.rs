@@ -23,6 +23,9 @@ mod saved;
 mod traffic;
 mod twin;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

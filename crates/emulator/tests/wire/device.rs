@@ -21,14 +21,23 @@ async fn a_device_registers_by_its_individual_key() {
     let more = json!({ "iotHubs": [HUB_A], "deviceId": "Pump#1", "capabilities": { "iotEdge": true },
         "initialTwin": { "tags": { "ring": 1 }, "properties": { "desired": { "on": true } } } });
     stage.enroll("Dev-1", more).await;
-    let begun = stage.device("PUT", "dev-1", "/register", &key(), json!({ "registrationId": "dev-1" })).await.expect(202);
+    let begun = stage
+        .device("PUT", "dev-1", "/register", &key(), json!({ "registrationId": "dev-1" }))
+        .await
+        .expect(202);
     assert_eq!(begun.header("retry-after"), Some("3"));
-    assert_eq!(begun.header("location"), Some(&*format!("https://{GLOBAL}/{SCOPE}/registrations/dev-1/register")));
+    assert_eq!(
+        begun.header("location"),
+        Some(&*format!("https://{GLOBAL}/{SCOPE}/registrations/dev-1/register"))
+    );
     assert_eq!(begun.body["status"], "assigning");
     let operation = begun.body["operationId"].as_str().unwrap();
     let rest = format!("/operations/{operation}");
     let running = stage.device("GET", "dev-1", &rest, &key(), json!({})).await.expect(202);
-    assert_eq!(running.body["registrationState"], json!({ "registrationId": "Dev-1", "status": "assigning" }));
+    assert_eq!(
+        running.body["registrationState"],
+        json!({ "registrationId": "Dev-1", "status": "assigning" })
+    );
     assert_eq!(hub_of(&stage, "Pump%231").await, [404, 404]);
     stage.advance_ms(1_000);
     let done = stage.device("GET", "dev-1", &rest, &key(), json!({})).await.expect(200).body;
@@ -45,7 +54,8 @@ async fn a_device_registers_by_its_individual_key() {
     assert_eq!(record["status"], "assigned");
     let enrollment = stage.call("GET", DPS, "/enrollments/dev-1", ask()).await.body;
     assert_eq!(enrollment["registrationState"], record);
-    let looked_up = stage.device("POST", "dev-1", "", &key(), json!({ "registrationId": "dev-1" })).await.expect(200);
+    let looked_up =
+        stage.device("POST", "dev-1", "", &key(), json!({ "registrationId": "dev-1" })).await.expect(200);
     assert_eq!(looked_up.body, done);
     stage.device("GET", "dev-1", "/operations/other", &key(), json!({})).await.expect(404);
 }
@@ -54,7 +64,8 @@ async fn a_device_registers_by_its_individual_key() {
 async fn a_device_registers_by_a_derived_key() {
     let stage = Stage::new().await;
     let keys = json!({ "primaryKey": KEY, "secondaryKey": KEY });
-    let group = json!({ "enrollmentGroupId": "g", "attestation": { "type": "symmetricKey", "symmetricKey": keys } });
+    let group =
+        json!({ "enrollmentGroupId": "g", "attestation": { "type": "symmetricKey", "symmetricKey": keys } });
     assert_eq!(
         stage.device("PUT", "dev-1", "/register", &key(), json!({})).await.expect(404).body["errorCode"],
         404_204
@@ -112,12 +123,16 @@ async fn reset_starts_anew_and_never_stays() {
     };
     let patch = ask().body(json!({ "tags": { "later": 2 } }));
     stage.call("PATCH", HUB_A, "/twins/dev-1", patch.clone()).await.expect(200);
-    stage.enroll("dev-1", json!({ "iotHubs": [HUB_B], "initialTwin": twin, "reprovisionPolicy": never })).await;
+    stage
+        .enroll("dev-1", json!({ "iotHubs": [HUB_B], "initialTwin": twin, "reprovisionPolicy": never }))
+        .await;
     let stays = stage.register("dev-1", &key()).await;
     assert_eq!(stays["registrationState"]["assignedHub"], HUB_A);
     assert_eq!(stays["registrationState"]["substatus"], "initialAssignment");
     assert_eq!(tags(HUB_A).await, json!({ "initial": 1, "later": 2 }));
-    stage.enroll("dev-1", json!({ "iotHubs": [HUB_B], "initialTwin": twin, "reprovisionPolicy": reset })).await;
+    stage
+        .enroll("dev-1", json!({ "iotHubs": [HUB_B], "initialTwin": twin, "reprovisionPolicy": reset }))
+        .await;
     let moved = stage.register("dev-1", &key()).await;
     assert_eq!(moved["registrationState"]["substatus"], "deviceDataReset");
     assert_eq!(tags(HUB_B).await, json!({ "initial": 1 }));
@@ -155,7 +170,10 @@ async fn a_record_that_was_deleted_is_found_again_in_the_hub() {
     stage.enroll("dev-1", json!({ "iotHubs": [HUB_A] })).await;
     stage.register("dev-1", &key()).await;
     stage.call("DELETE", DPS, "/registrations/dev-1", ask()).await.expect(204);
-    assert_eq!(stage.call("GET", DPS, "/registrations/dev-1", ask()).await.expect(404).body["errorCode"], 404_202);
+    assert_eq!(
+        stage.call("GET", DPS, "/registrations/dev-1", ask()).await.expect(404).body["errorCode"],
+        404_202
+    );
     assert_eq!(hub_of(&stage, "dev-1").await, [200, 404]);
     let again = stage.register("dev-1", &key()).await;
     assert_eq!(again["registrationState"]["substatus"], "reprovisionedToInitialAssignment");
@@ -311,7 +329,11 @@ fn custom(url: &str) -> Value {
 
 /// Registers and waits for the webhook's effect, moving the clock only as the back-off asks.
 async fn register_by_webhook(stage: &Stage, step_ms: u64) -> Value {
-    let begun = stage.device("PUT", "dev-1", "/register", &key(), json!({ "payload": { "kind": "pump" } })).await.expect(202).body;
+    let begun = stage
+        .device("PUT", "dev-1", "/register", &key(), json!({ "payload": { "kind": "pump" } }))
+        .await
+        .expect(202)
+        .body;
     let rest = format!("/operations/{}", begun["operationId"].as_str().unwrap());
     for _ in 0..2_000 {
         let polled = stage.device("GET", "dev-1", &rest, &key(), json!({})).await;
@@ -350,7 +372,10 @@ async fn the_webhook_is_asked_and_chooses_the_hub() {
     let moved = register_by_webhook(&stage, 100).await;
     assert_eq!(moved["registrationState"]["assignedHub"], HUB_A);
     let context = asked.lock()[1]["deviceRuntimeContext"].clone();
-    assert_eq!((&context["currentIotHubHostName"], &context["currentDeviceId"]), (&json!(HUB_B), &json!("dev-1")));
+    assert_eq!(
+        (&context["currentIotHubHostName"], &context["currentDeviceId"]),
+        (&json!(HUB_B), &json!("dev-1"))
+    );
 }
 
 #[tokio::test]
@@ -375,13 +400,17 @@ async fn what_a_webhook_does_wrong_has_a_code() {
         assert_eq!(done["status"], "failed", "{told:?}");
         assert_eq!(done["registrationState"]["errorCode"], code, "{told:?}");
         assert_eq!(asked.lock().len(), times);
-        assert_eq!(stage.call("GET", DPS, "/registrations/dev-1", ask()).await.expect(404).body["errorCode"], 404_202);
+        assert_eq!(
+            stage.call("GET", DPS, "/registrations/dev-1", ask()).await.expect(404).body["errorCode"],
+            404_202
+        );
     }
 }
 
 #[tokio::test]
 async fn a_failed_registration_can_be_shown() {
-    let stage = Stage::changed(|config| config.switches.failed_registration = FailedRegistration::State).await;
+    let stage =
+        Stage::changed(|config| config.switches.failed_registration = FailedRegistration::State).await;
     stage.command(Command::Throttle { enabled: false, factor: 1.0 }).await;
     let (url, _) = webhook(vec![(400, json!({}))]).await;
     stage.enroll("dev-1", custom(&url)).await;

@@ -3,6 +3,7 @@
 mod device;
 mod dps;
 mod faults;
+mod fleet;
 mod hub;
 mod shapes;
 mod support;
