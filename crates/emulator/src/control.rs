@@ -13,7 +13,7 @@ use crate::config::{Moving, host_name};
 use crate::devices::Behaviour;
 use crate::faults::{FAULTS_MAX, FailNext};
 use crate::http::Service;
-use crate::world::NotConnected;
+use crate::world::{NotConnected, SEED_MAX};
 
 /// The furthest that one command moves the clock, or delays anything, in milliseconds: a year.
 const MS_MAX: u64 = 366 * 86_400_000;
@@ -112,6 +112,30 @@ pub enum Command {
         /// The hub's host.
         hub: String,
     },
+    /// Makes devices: individual enrollments, assigned to a hub as if each had registered. Counts against no quota.
+    Seed {
+        /// The DPS instance's host.
+        dps: String,
+        /// The hub's host, which the instance must be linked to.
+        hub: String,
+        /// Their IDs are this and a number of six digits.
+        prefix: String,
+        /// The first number. Default 0.
+        #[serde(default)]
+        first: u32,
+        /// How many: at most 200,000 at one time.
+        count: u32,
+    },
+    /// Moves a device to another hub at once, as if its enrollment had been changed and it had registered, and nobody
+    /// had seen either.
+    Place {
+        /// The DPS instance's host.
+        dps: String,
+        /// The device's registration ID.
+        registration_id: String,
+        /// The hub's host, which the instance must be linked to.
+        hub: String,
+    },
     /// Ends all faults, outages, latencies and lies.
     ClearFaults,
     /// Tells how many calls were answered, by operation and status.
@@ -138,6 +162,12 @@ pub enum CommandError {
         field: &'static str,
         /// What it may be.
         bounds: String,
+    },
+    /// What DPS itself would refuse.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: String,
     },
     /// Too many faults wait already.
     #[error("{FAULTS_MAX} faults wait already: clear them first")]
@@ -180,8 +210,12 @@ impl Command {
             }
             Command::Now => Ok(json!({ "now": service.clock.now().to_string() })),
             Command::Save => {
-                let path = service.state_file.as_ref().ok_or(CommandError::NoStateFile)?;
-                service.with_world(|world, _| world.save(path)).map_err(CommandError::Save)?;
+                let path = service.state_file.clone().ok_or(CommandError::NoStateFile)?;
+                let service = Arc::clone(service);
+                // Off the workers: the disk may take its time, and all other calls wait for the world anyway.
+                let save = move || service.with_world(|world, _| world.save(&path));
+                let saved = tokio::task::spawn_blocking(save).await.map_err(io::Error::other);
+                saved.flatten().map_err(CommandError::Save)?;
                 Ok(Value::Null)
             }
             Command::Calls => {
@@ -287,6 +321,29 @@ impl Command {
                     match world.hubs[no].disconnect(&device, now) {
                         true => Ok(Value::Null),
                         false => Err(unknown(&device)),
+                    }
+                }
+                Command::Seed { dps, hub, prefix, first, count } => {
+                    let no = dps_no(&dps)?;
+                    let host = lowered(&hub)?;
+                    let linked = world.dps[no].linked_hosts.iter().find(|linked| ***linked == *host).cloned();
+                    let linked = linked.ok_or_else(|| unknown(&hub))?;
+                    let end = first.checked_add(count).filter(|end| *end <= 1_000_000 && count <= SEED_MAX);
+                    let bounds = || format!("at most {SEED_MAX} at once, and 1000000 in all");
+                    let end =
+                        end.ok_or_else(|| CommandError::OutOfBounds { field: "count", bounds: bounds() })?;
+                    match world.seed(no, &linked, &prefix, first..end, now) {
+                        Ok(made) => Ok(json!({ "made": made })),
+                        Err(refusal) => Err(CommandError::Refused { reason: refusal.message }),
+                    }
+                }
+                Command::Place { dps, registration_id, hub } => {
+                    let (no, host) = (dps_no(&dps)?, lowered(&hub)?);
+                    match world.place(no, &registration_id, &host, now) {
+                        true => Ok(Value::Null),
+                        false => Err(CommandError::Refused {
+                            reason: format!("`{registration_id}` has no assignment to be moved to `{hub}`"),
+                        }),
                     }
                 }
                 Command::DisconnectAll { hub } => {

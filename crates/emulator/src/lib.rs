@@ -28,6 +28,29 @@
 //! `POST /_emulator/commands` where [`ControlConfig::enabled`] says so: the body is one [`Command`] as JSON, the
 //! answer `{"result": …}`.
 //!
+//! Faults and counters know operations by these names, and several at once by their beginning, such as `dps` or
+//! `hub.twin`:
+//!
+//! | Service | Operations |
+//! |---|---|
+//! | DPS, service API | `dps.enrollment.{get,put,delete,query,bulk,attestation}`, the same of `dps.group`, `dps.registration.{get,delete,query}` |
+//! | DPS, device API | `device.{register,poll,lookup}` |
+//! | IoT Hub | `hub.identity.{get,put,delete,list,modules,bulk}`, `hub.twin.{get,patch,put}`, `hub.query`, `hub.method`, `hub.statistics.{devices,service}`, `hub.purge` |
+//! | Traffic Manager | `arm.profile.{get,put,patch}`, `arm.endpoint.{get,put,patch,delete}` |
+//!
+//! # Fleets
+//!
+//! A [`FleetConfig`] simulates devices: each registers through the device API, as any other caller does, connects to
+//! the hub it was told, and comes back with the back-off of real devices when it is thrown off. A direct method named
+//! `reprovision` makes a device register anew; all others are answered by its [`Behaviour`].
+//!
+//! # What is quicker than Azure
+//!
+//! Hubs are created with their throttles and quotas, and not with the delays of their insides: statistics are exact,
+//! `connectionState` changes at once, and queries lag only by [`HubConfig::query_lag_ms`]. A move of a device whose old
+//! hub is out fails where its data has to migrate, and otherwise leaves the old identity behind; the live service was
+//! never seen doing either.
+//!
 //! # Rooms
 //!
 //! `world` holds the state machines, and knows neither sockets nor clocks; `auth` knows signatures and rights; `http`
@@ -56,5 +79,5 @@ pub use control::{Command, CommandError};
 pub use devices::Behaviour;
 pub use faults::FailNext;
 pub use http::TlsError;
-pub use running::{Emulator, Running, StartError};
+pub use running::{Assignment, Emulator, Running, StartError};
 pub use world::LoadError;

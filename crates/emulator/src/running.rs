@@ -1,5 +1,6 @@
 //! The life of an emulator: its start, its handle, its end.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::auth::Bearers;
-use crate::clock::{Clock, Randomness};
+use crate::clock::{Clock, Randomness, Time};
 use crate::config::{Config, ConfigError};
 use crate::control::{Command, CommandError};
 use crate::devices::{Behaviours, Fleets};
@@ -62,6 +63,21 @@ pub struct Running {
     https: SocketAddr,
     http: Option<SocketAddr>,
     ca_pem: String,
+}
+
+/// What DPS knows of one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The registration ID, as it was first stored.
+    pub registration_id: String,
+    /// The device ID in its hub.
+    pub device_id: String,
+    /// The hub of its last assignment; none where none ended well.
+    pub hub: Option<String>,
+    /// `unassigned`, `assigning`, `assigned` or `failed`.
+    pub status: &'static str,
+    /// When the record last changed.
+    pub updated: Time,
 }
 
 impl Emulator {
@@ -163,6 +179,38 @@ impl Running {
     /// Drives time, faults and devices; what the command tells, as JSON.
     pub async fn command(&self, command: Command) -> Result<Value, CommandError> {
         command.run(&self.service).await
+    }
+
+    /// What DPS knows of each device that ever registered with an ID scope; nothing for an unknown one. For checks, it
+    /// sees past lies, lags and outages.
+    pub fn assignments(&self, id_scope: &str) -> Vec<Assignment> {
+        self.service.with_world(|world, _| {
+            let dps = world.dps.iter().find(|dps| dps.id_scope.eq_ignore_ascii_case(id_scope));
+            let registrations = dps.into_iter().flat_map(|dps| dps.registrations.values());
+            registrations
+                .map(|found| Assignment {
+                    registration_id: found.id.to_string(),
+                    device_id: found.device_id.to_string(),
+                    hub: found.hub.as_deref().map(str::to_owned),
+                    status: found.status(),
+                    updated: found.updated,
+                })
+                .collect()
+        })
+    }
+
+    /// The devices of a hub, each with whether it is enabled; none for an unknown hub. Sees past lies and lags too.
+    pub fn identities(&self, hub: &str) -> Vec<(String, bool)> {
+        self.service.with_world(|world, _| {
+            let hub = world.hubs.iter().find(|known| known.host.eq_ignore_ascii_case(hub));
+            let devices = hub.into_iter().flat_map(|hub| &hub.devices);
+            devices.map(|(id, identity)| (id.to_string(), identity.enabled)).collect()
+        })
+    }
+
+    /// How many calls were answered so far, by operation and status.
+    pub fn calls(&self) -> BTreeMap<(&'static str, u16), u64> {
+        self.service.calls()
     }
 
     /// Stops: connections are closed once their requests are answered, or after two seconds, and then the state is

@@ -1,8 +1,12 @@
 //! Symmetric keys: base64 texts of 16 to 64 bytes.
 
+use std::fmt;
+use std::ops::Deref;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Randomness;
 
@@ -15,6 +19,31 @@ const KEY_BYTES_MAX: usize = 64;
 /// Bytes of a key that a service mints for itself.
 const MINTED_BYTES: usize = 64;
 
+/// The text of a device's key, which shows itself in answers and in the state file only.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct DeviceKey(Box<str>);
+
+impl fmt::Debug for DeviceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DeviceKey(…)")
+    }
+}
+
+impl Deref for DeviceKey {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for DeviceKey {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
 /// The bytes of a key's text; none where it is no base64, or of a length that no service takes.
 pub(crate) fn decode_key(text: &str) -> Option<Vec<u8>> {
     let bytes = STANDARD.decode(text).ok()?;
@@ -22,7 +51,7 @@ pub(crate) fn decode_key(text: &str) -> Option<Vec<u8>> {
 }
 
 /// A fresh key.
-pub(crate) fn mint_key(random: &dyn Randomness) -> Box<str> {
+pub(crate) fn mint_key(random: &dyn Randomness) -> DeviceKey {
     let mut bytes = [0; MINTED_BYTES];
     random.fill(&mut bytes);
     STANDARD.encode(bytes).into()

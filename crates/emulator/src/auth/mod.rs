@@ -4,7 +4,7 @@ mod keys;
 mod policy;
 mod sas;
 
-pub(crate) use keys::{decode_key, derive_key, mint_key};
+pub(crate) use keys::{DeviceKey, decode_key, derive_key, mint_key};
 pub(crate) use policy::{Bearers, Policies, Policy};
 pub use policy::{Right, Secret};
 pub(crate) use sas::{Covers, SasToken, sign};

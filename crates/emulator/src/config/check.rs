@@ -213,6 +213,11 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_is_taken() {
+        Config::from_toml(include_str!("../../examples/emulator.toml")).unwrap();
+    }
+
+    #[test]
     fn mistakes_are_named() {
         assert!(matches!(problem("listen = 1"), ConfigError::Syntax { line: 1, .. }));
         assert!(matches!(problem("[throttle]\nfactor = 0.0"), ConfigError::OutOfBounds { .. }));

@@ -283,14 +283,14 @@ fn route(service: &Service, world: &World, call: &Call, trace: &Trace) -> Routed
         };
     }
     let refuse = |refusal: DpsRefusal| Routed::Refused(Answer::dps_refusal(&refusal, trace));
-    if dps_no.is_some() || call.host == GLOBAL_DEVICE_HOST || local {
-        if let Some((scope, operation)) = device::route(call) {
-            let no = world.dps.iter().position(|dps| dps.id_scope.eq_ignore_ascii_case(&scope));
-            return match no {
-                Some(no) => Routed::Device(no, operation),
-                None => refuse(DpsRefusal::new(404, 404_208, format!("ID scope {scope} was not found."))),
-            };
-        }
+    if (dps_no.is_some() || call.host == GLOBAL_DEVICE_HOST || local)
+        && let Some((scope, operation)) = device::route(call)
+    {
+        let no = world.dps.iter().position(|dps| dps.id_scope.eq_ignore_ascii_case(&scope));
+        return match no {
+            Some(no) => Routed::Device(no, operation),
+            None => refuse(DpsRefusal::new(404, 404_208, format!("ID scope {scope} was not found."))),
+        };
     }
     if let Some(no) = dps_no.or((local && !world.dps.is_empty()).then_some(0)) {
         return match dps_service::route(call) {

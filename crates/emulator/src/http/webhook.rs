@@ -26,7 +26,7 @@ const RETRY_MORE: Duration = Duration::from_secs(9);
 /// Largest answer that is read, in bytes: a host name, a twin and a payload.
 const ANSWER_BYTES_MAX: usize = 128 * 1_024;
 
-/// Most questions at one time; those beyond wait their turn.
+/// Most questions at one time; those beyond wait their turn. At most one waits for each device that is registering.
 pub(super) const QUESTIONS_MAX: usize = 64;
 
 /// Asks in the background. The device sees `assigning` meanwhile.

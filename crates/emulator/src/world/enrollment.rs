@@ -9,7 +9,7 @@ use super::etag::Etag;
 use super::fields::{Fields, Object, echo};
 use super::id::is_device_id;
 use super::refusal::DpsRefusal;
-use crate::auth::{decode_key, mint_key};
+use crate::auth::{DeviceKey, decode_key, mint_key};
 use crate::clock::{Randomness, Time};
 use crate::config::{InvalidReprovisionPolicy, Switches, WriteWithoutKeys};
 
@@ -65,8 +65,8 @@ impl Kind {
 pub(crate) enum Attestation {
     None,
     SymmetricKey {
-        primary: Box<str>,
-        secondary: Box<str>,
+        primary: DeviceKey,
+        secondary: DeviceKey,
     },
     /// The fields of `tpm`. Stored and echoed; no device registers by it.
     Tpm(Box<Object>),
@@ -375,7 +375,7 @@ fn read_keys(
         Some(text) if decode_key(&text).is_none() => {
             Err(DpsRefusal::argument(format!("`{name}` is not base64 of 16 to 64 bytes")))
         }
-        other => Ok(other.map(Box::<str>::from)),
+        other => Ok(other.map(DeviceKey::from)),
     };
     let (primary, secondary) = (key("primaryKey")?, key("secondaryKey")?);
     let stored = match former.map(|former| &former.attestation) {

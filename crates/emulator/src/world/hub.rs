@@ -1,6 +1,7 @@
 //! One IoT hub: its registry, its twins, and who is connected.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,15 +171,44 @@ impl Hub {
     }
 
     /// All identities as queries see them, which lag, by ID and after `after`.
-    pub(crate) fn seen_by_queries(&self, after: Option<&str>, now: Time) -> Vec<(&str, &Identity)> {
-        let former: BTreeMap<&str, Option<&Identity>> =
-            self.lagging.all(now).map(|(id, identity)| (&**id, identity)).collect();
-        let present = self.devices.iter().map(|(id, identity)| (&**id, identity));
-        let mut seen: Vec<_> = present.filter(|(id, _)| !former.contains_key(id)).collect();
-        seen.extend(former.into_iter().filter_map(|(id, identity)| Some((id, identity?))));
-        seen.retain(|(id, _)| after.is_none_or(|after| *id > after));
-        seen.sort_unstable_by_key(|(id, _)| *id);
-        seen
+    pub(crate) fn seen_by_queries(
+        &self,
+        after: Option<&str>,
+        now: Time,
+    ) -> impl Iterator<Item = (&str, &Identity)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let former: BTreeMap<&str, Option<&Identity>> = self
+            .lagging
+            .all(now)
+            .filter(|(id, _)| after.is_none_or(|after| ***id > *after))
+            .map(|(id, identity)| (&**id, identity))
+            .collect();
+        let present =
+            self.devices.range::<str, _>((from, Bound::Unbounded)).map(|(id, identity)| (&**id, identity));
+        let mut present = present.peekable();
+        let mut former = former.into_iter().peekable();
+        // Both go by ID; what was stands for what is.
+        let mut merged = std::iter::from_fn(move || match (present.peek(), former.peek()) {
+            (Some((is, _)), Some((was, _))) if is < was => {
+                present.next().map(|(id, identity)| (id, Some(identity)))
+            }
+            (Some((is, _)), Some((was, _))) => {
+                if is == was {
+                    present.next();
+                }
+                former.next()
+            }
+            (Some(_), None) => present.next().map(|(id, identity)| (id, Some(identity))),
+            (None, _) => former.next(),
+        });
+        std::iter::from_fn(move || {
+            loop {
+                let (id, identity) = merged.next()?;
+                if let Some(identity) = identity {
+                    return Some((id, identity));
+                }
+            }
+        })
     }
 
     pub(crate) fn contains(&self, id: &str) -> bool {

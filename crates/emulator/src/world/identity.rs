@@ -9,13 +9,13 @@ use super::etag::Etag;
 use super::fields::{Fields, Object, echo};
 use super::refusal::HubRefusal;
 use super::twin::Twin;
-use crate::auth::{decode_key, mint_key};
+use crate::auth::{DeviceKey, decode_key, mint_key};
 use crate::clock::{Randomness, Time};
 
 /// How an identity proves itself to its hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Authentication {
-    Sas { primary: Box<str>, secondary: Box<str> },
+    Sas { primary: DeviceKey, secondary: DeviceKey },
     SelfSigned { primary: Option<Box<str>>, secondary: Option<Box<str>> },
     CertificateAuthority,
     None,
@@ -36,7 +36,7 @@ pub(crate) struct Identity {
     pub(crate) authentication: Authentication,
     pub(crate) iot_edge: bool,
     pub(crate) twin: Twin,
-    pub(crate) modules: Option<Box<BTreeMap<Box<str>, Identity>>>,
+    pub(crate) modules: Option<BTreeMap<Box<str>, Identity>>,
     /// What the emulator does not know, echoed as it came.
     pub(crate) kept: Option<Box<Object>>,
 }
@@ -71,7 +71,7 @@ impl Identity {
 
     /// The identity that DPS creates.
     pub(crate) fn of_dps(
-        keys: (Box<str>, Box<str>),
+        keys: (DeviceKey, DeviceKey),
         iot_edge: Option<bool>,
         initial_twin: Option<&Object>,
         random: &dyn Randomness,
@@ -278,7 +278,7 @@ fn read_authentication(mut fields: Fields, random: &dyn Randomness) -> Result<Au
         Some(text) if decode_key(&text).is_none() => {
             Err(wrong(format!("`{name}` is not base64 of 16 to 64 bytes")))
         }
-        other => Ok(other.map(Box::<str>::from)),
+        other => Ok(other.map(DeviceKey::from)),
     };
     let keys = (key("primaryKey")?, key("secondaryKey")?);
     let mut thumbprints = Fields::of(fields.object("x509Thumbprint").map_err(wrong)?.unwrap_or_default());

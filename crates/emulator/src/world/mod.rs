@@ -20,6 +20,7 @@ mod refusal;
 mod register;
 mod registration;
 mod saved;
+mod seed;
 mod traffic;
 mod twin;
 
@@ -40,6 +41,7 @@ pub(crate) use refusal::{DpsRefusal, Envelope, HubCode, HubRefusal};
 pub(crate) use register::{Registered, WebhookAnswer, WebhookCall};
 pub(crate) use registration::{Failure, operation_id};
 pub use saved::LoadError;
+pub(crate) use seed::SEED_MAX;
 pub(crate) use traffic::{ArmRefusal, Profile};
 
 use crate::auth::{Policies, Policy, Right};

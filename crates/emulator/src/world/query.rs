@@ -98,7 +98,7 @@ impl Hub {
                 page::continued(token).ok_or_else(|| HubRefusal::argument("Invalid continuation token"))?,
             ),
         };
-        let rows = self.seen_by_queries(after.as_deref(), now).into_iter();
+        let rows = self.seen_by_queries(after.as_deref(), now);
         let mut rows = rows.filter(|(id, identity)| query.accepts(id, identity));
         match &query.columns {
             Columns::Count(name) => {

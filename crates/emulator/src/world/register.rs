@@ -15,7 +15,7 @@ use super::id::Key;
 use super::refusal::DpsRefusal;
 use super::registration::{Failure, Pending, Registration, Substatus, operation_id};
 use super::{Due, World};
-use crate::auth::{decode_key, derive_key};
+use crate::auth::{DeviceKey, decode_key, derive_key};
 use crate::clock::Time;
 use crate::config::{Allocation, Moving, RegisterWhileAssigning};
 
@@ -28,7 +28,7 @@ pub(crate) struct Attested {
     /// The group; none for an individual enrollment.
     group: Option<Key>,
     /// Its keys, as its hub will know them.
-    keys: (Box<str>, Box<str>),
+    keys: (DeviceKey, DeviceKey),
 }
 
 /// What a register answers.
@@ -68,7 +68,9 @@ impl World {
     ) -> Result<Attested, DpsRefusal> {
         let dps = &self.dps[dps];
         let key = Key::of(id);
-        let texts = |a: &[u8], b: &[u8]| (STANDARD.encode(a).into(), STANDARD.encode(b).into());
+        let texts = |a: &[u8], b: &[u8]| -> (DeviceKey, DeviceKey) {
+            (STANDARD.encode(a).into(), STANDARD.encode(b).into())
+        };
         // An individual enrollment wins over any group.
         if let Some(enrollment) = dps.individual.get(&key) {
             let Attestation::SymmetricKey { primary, secondary } = &enrollment.attestation else {

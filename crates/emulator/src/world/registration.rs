@@ -9,6 +9,7 @@ use super::enrollment::Reprovision;
 use super::etag::Etag;
 use super::fields::Object;
 use super::hub::Identity;
+use crate::auth::DeviceKey;
 use crate::clock::{Time, guid, mix};
 use crate::throttle::Bucket;
 
@@ -49,7 +50,7 @@ pub(crate) struct Pending {
     pub(crate) initial_twin: Option<Box<Object>>,
     pub(crate) iot_edge: Option<bool>,
     /// Primary and secondary key of the identity to be.
-    pub(crate) keys: (Box<str>, Box<str>),
+    pub(crate) keys: (DeviceKey, DeviceKey),
     pub(crate) group: Option<Box<str>>,
     /// What the webhook sent for the device.
     pub(crate) payload: Option<Box<Value>>,

@@ -1,7 +1,9 @@
 //! The state in a file: one line of JSON for each thing, below a line that tells the format.
 
 use std::io::{self, BufRead, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -19,11 +21,30 @@ const FORMAT: u32 = 1;
 #[derive(Serialize, Deserialize)]
 enum Line {
     Format(u32),
-    Enrollment { scope: String, value: Box<Enrollment> },
-    Group { scope: String, value: Box<Enrollment> },
-    Registration { scope: String, value: Box<Registration> },
-    Identity { hub: String, id: Box<str>, value: Box<Identity> },
+    Enrollment {
+        scope: String,
+        value: Box<Enrollment>,
+    },
+    Group {
+        scope: String,
+        value: Box<Enrollment>,
+    },
+    Registration {
+        scope: String,
+        value: Box<Registration>,
+    },
+    Identity {
+        hub: String,
+        id: Box<str>,
+        value: Box<Identity>,
+    },
     Profile(Box<Profile>),
+    /// An old hub that is about to lose a device.
+    Removal {
+        hub: Arc<str>,
+        id: Box<str>,
+        generation: u64,
+    },
 }
 
 /// Why a state file was not read.
@@ -50,7 +71,10 @@ impl World {
     /// Writes everything that is remembered to `path`, whole or not at all.
     pub(crate) fn save(&self, path: &Path) -> io::Result<()> {
         let beside = path.with_extension("new");
-        let mut out = BufWriter::new(std::fs::File::create(&beside)?);
+        let mut options = std::fs::OpenOptions::new();
+        // It holds the keys of devices: emulated ones, and read by nobody else all the same.
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut out = BufWriter::new(options.open(&beside)?);
         let mut line = |line: &Line| -> io::Result<()> {
             serde_json::to_writer(&mut out, line)?;
             out.write_all(b"\n")
@@ -76,6 +100,12 @@ impl World {
         }
         for profile in &self.profiles {
             line(&Line::Profile(Box::new(profile.clone())))?;
+        }
+        for due in self.due.values() {
+            if let Due::Remove { host, device_id, generation } = due {
+                let (hub, id) = (Arc::clone(host), device_id.clone());
+                line(&Line::Removal { hub, id, generation: *generation })?;
+            }
         }
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
@@ -134,6 +164,9 @@ impl World {
                 if let Some(hub) = self.hub_mut(&hub) {
                     hub.devices.insert(id, *value);
                 }
+            }
+            Line::Removal { hub, id, generation } => {
+                self.schedule(now, Due::Remove { host: hub, device_id: id, generation });
             }
             Line::Profile(saved) => {
                 let same = |profile: &&mut Profile| {

@@ -281,3 +281,34 @@ async fn https_is_served_for_every_configured_host() {
     assert!(connector.connect(name, stream).await.is_err());
     stage.running.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn connections_are_kept_and_bodies_come_in_every_form() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let stage = Stage::new().await;
+    let mut stream = tokio::net::TcpStream::connect(stage.running.http_address().unwrap()).await.unwrap();
+    let token = owner(DPS);
+    let body = body("dev-1").to_string();
+    let (first, rest) = body.split_at(7);
+    let head = |method: &str, target: &str| {
+        format!(
+            "{method} {target}?api-version=2021-10-01 HTTP/1.1\r\nhost: {DPS}\r\nauthorization: {token}\r\n"
+        )
+    };
+    let chunked = format!(
+        "{}transfer-encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n{:x}\r\n{rest}\r\n0\r\n\r\n",
+        head("PUT", "/enrollments/dev-1/"),
+        first.len(),
+        rest.len(),
+    );
+    // A body of a GET is read and ignored, and an empty POST has no body at all.
+    let get = format!("{}content-length: 2\r\n\r\n{{}}", head("GET", "/ENROLLMENTS/dev-1"));
+    let post =
+        format!("{}content-length: 0\r\n\r\n", head("POST", "/enrollments/dev-1/attestationmechanism"));
+    let last = format!("{}connection: close\r\n\r\n", head("DELETE", "/enrollments/dev-1"));
+    stream.write_all([chunked, get, post, last].concat().as_bytes()).await.unwrap();
+    let mut told = String::new();
+    stream.read_to_string(&mut told).await.unwrap();
+    let statuses: Vec<&str> = told.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(statuses, ["200", "200", "200", "204"], "{told}");
+}

@@ -189,3 +189,46 @@ async fn the_state_outlives_the_process() {
         }
     }
 }
+
+#[tokio::test]
+async fn devices_are_made_and_moved_behind_everybodys_back() {
+    let stage = Stage::new().await;
+    let seed = |hub: &str, count| Command::Seed {
+        dps: DPS.into(),
+        hub: hub.into(),
+        prefix: "s-".into(),
+        first: 0,
+        count,
+    };
+    assert_eq!(stage.command(seed(HUB_A, 1_000)).await, json!({ "made": 1_000 }));
+    assert_eq!(stage.command(seed(HUB_B, 1_001)).await, json!({ "made": 1 }));
+    assert!(matches!(
+        stage.running.command(seed(HUB_A, 900_000)).await,
+        Err(CommandError::OutOfBounds { .. })
+    ));
+    stage.advance_ms(60_000);
+    let place = |id: &str| Command::Place { dps: DPS.into(), registration_id: id.into(), hub: HUB_B.into() };
+    stage.command(place("S-000007")).await;
+    assert!(matches!(stage.running.command(place("nobody")).await, Err(CommandError::Refused { .. })));
+    let record = stage.call("GET", DPS, "/registrations/s-000007", ask()).await.expect(200).body;
+    assert_eq!(
+        (&record["assignedHub"], &record["lastUpdatedDateTimeUtc"]),
+        (&json!(HUB_B), &json!("2023-11-14T22:14:20Z"))
+    );
+    stage.call("GET", HUB_A, "/devices/s-000007", ask()).await.expect(404);
+    stage.call("GET", HUB_B, "/devices/s-000007", ask()).await.expect(200);
+    let on_b =
+        stage.running.assignments(SCOPE).iter().filter(|found| found.hub.as_deref() == Some(HUB_B)).count();
+    assert_eq!(
+        (on_b, stage.running.identities(HUB_B).len(), stage.running.identities(HUB_A).len()),
+        (2, 2, 999)
+    );
+    // A device that was made can register by its own key, and stays.
+    let keys = stage.call("POST", DPS, "/enrollments/s-000007/attestationmechanism", ask()).await.body;
+    let key = base64::Engine::decode(
+        &base64::engine::general_purpose::STANDARD,
+        keys["symmetricKey"]["primaryKey"].as_str().unwrap(),
+    );
+    assert_eq!(stage.register("s-000007", &key.unwrap()).await["registrationState"]["assignedHub"], HUB_B);
+    assert_eq!(stage.running.calls()[&("device.register", 202)], 1);
+}

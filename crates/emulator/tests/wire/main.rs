@@ -7,4 +7,5 @@ mod fleet;
 mod hub;
 mod shapes;
 mod support;
+mod switches;
 mod traffic;
