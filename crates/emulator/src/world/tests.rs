@@ -77,13 +77,15 @@ struct Registered {
     moving: Option<Moving>,
 }
 
+/// The identities of both hubs, each with its tag.
+type Identities = [BTreeMap<u8, Option<u8>>; 2];
+
 #[derive(Debug, Default)]
 struct Model {
     now_ms: u64,
     enrolled: BTreeMap<u8, Enrolled>,
     registered: BTreeMap<u8, Registered>,
-    /// Identities with their tag.
-    hubs: [BTreeMap<u8, Option<u8>>; 2],
+    hubs: Identities,
 }
 
 impl Model {
@@ -273,7 +275,7 @@ impl Real {
     }
 
     /// What callers can see of it, in the model's words.
-    fn seen(&self) -> (BTreeMap<u8, Registered>, [BTreeMap<u8, Option<u8>>; 2]) {
+    fn seen(&self) -> (BTreeMap<u8, Registered>, Identities) {
         let no = |id: &str| id.rsplit('-').next().unwrap().parse::<u8>().unwrap();
         let registered = self.world.dps[0].registrations.values().map(|found| {
             let shown = found.show();
