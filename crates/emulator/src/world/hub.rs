@@ -1,0 +1,501 @@
+//! One IoT hub: its registry, its twins, and who is connected.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+pub(crate) use super::identity::{Identity, Of};
+
+use super::etag;
+use super::fields::Object;
+use super::former::Former;
+use super::id::is_device_id;
+use super::refusal::{Envelope, HubCode, HubRefusal};
+use crate::auth::Policies;
+use crate::clock::{Randomness, Time};
+use crate::config::Tier;
+use crate::throttle::{Bucket, Rate, Verdict};
+
+/// Most devices of a hub (IoT Hub, quotas and throttling).
+const DEVICES_MAX: usize = 1_000_000;
+
+/// Most modules of a device (IoT Hub, quotas and throttling).
+const MODULES_MAX: usize = 50;
+
+/// How long a hub holds an operation back before it refuses it: what its own refusal tells callers to wait.
+const BACKLOG: Duration = Duration::from_secs(10);
+
+/// Most devices of a list (IoT Hub REST API, get devices).
+pub(crate) const LIST_MAX: usize = 1_000;
+
+/// What a hub throttles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Metered {
+    Registry,
+    Connections,
+    Methods,
+    Queries,
+    TwinReads,
+    TwinUpdates,
+}
+
+/// Whether and how much of the documented figures is in force.
+#[derive(Debug, Clone)]
+pub(crate) struct Throttle {
+    pub(crate) enabled: bool,
+    pub(crate) factor: f64,
+    pub(crate) service_retry_after: bool,
+    pub(crate) device_retry_after: bool,
+}
+
+/// One IoT hub.
+pub(crate) struct Hub {
+    pub(crate) host: Arc<str>,
+    pub(crate) policies: Policies,
+    pub(crate) tier: Tier,
+    pub(crate) units: u32,
+    pub(crate) devices: BTreeMap<Box<str>, Identity>,
+    /// Nobody reaches it, and nobody stays connected.
+    pub(crate) out: bool,
+    pub(crate) query_lag: Duration,
+    /// How long reads tell what is no longer so.
+    pub(crate) lie: Duration,
+    lagging: Former<Box<str>, Identity>,
+    lied: Former<Box<str>, Identity>,
+    buckets: [Bucket; 6],
+    /// Devices that lost their connection, until somebody takes the list; only those that had one.
+    pub(crate) thrown: Vec<Box<str>>,
+}
+
+/// Why a device cannot connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotConnected {
+    /// The hub is out.
+    Out,
+    /// The identity is absent or disabled: the hub says 401003 to a device either way.
+    Unauthorized,
+    /// Too many connections at once.
+    Throttled(Duration),
+}
+
+impl Hub {
+    pub(crate) fn new(host: &str, tier: Tier, units: u32, query_lag: Duration, policies: Policies) -> Self {
+        Self {
+            host: host.into(),
+            policies,
+            tier,
+            units,
+            devices: BTreeMap::new(),
+            out: false,
+            query_lag,
+            lie: Duration::ZERO,
+            lagging: Former::default(),
+            lied: Former::default(),
+            buckets: [Bucket::default(); 6],
+            thrown: Vec::new(),
+        }
+    }
+
+    /// The documented figure of one meter (IoT Hub, quotas and throttling).
+    fn rate(&self, what: Metered, factor: f64) -> Rate {
+        let units = f64::from(self.units);
+        let second = Duration::from_secs(1);
+        let minute = Duration::from_secs(60);
+        let (small, middle) = match self.tier {
+            Tier::F1 | Tier::B1 | Tier::S1 => (true, false),
+            Tier::B2 | Tier::S2 => (false, true),
+            Tier::B3 | Tier::S3 => (false, false),
+        };
+        let large = !small && !middle;
+        let (uses, window) = match what {
+            Metered::Registry => (if large { 5_000.0 } else { 100.0 } * units, minute),
+            Metered::Connections if small => (f64::max(100.0, 12.0 * units), second),
+            Metered::Connections => (if large { 6_000.0 } else { 120.0 } * units, second),
+            // Meters of 4 KiB: 160 KiB, 480 KiB and 24 MiB a second and unit.
+            Metered::Methods if small => (40.0 * units, second),
+            Metered::Methods => (if large { 6_144.0 } else { 120.0 } * units, second),
+            Metered::Queries => (if large { 1_000.0 } else { 20.0 } * units, minute),
+            Metered::TwinReads if small => (100.0, second),
+            Metered::TwinReads if middle => (f64::max(100.0, 10.0 * units), second),
+            Metered::TwinReads => (500.0 * units, second),
+            Metered::TwinUpdates if small => (50.0, second),
+            Metered::TwinUpdates if middle => (f64::max(50.0, 5.0 * units), second),
+            Metered::TwinUpdates => (250.0 * units, second),
+        };
+        Rate::per(uses, window, factor)
+    }
+
+    /// Meters one operation: how long to hold it back, or a refusal. Bursts are shaped first.
+    pub(crate) fn meter(
+        &mut self,
+        what: Metered,
+        uses: u64,
+        throttle: &Throttle,
+        now: Time,
+    ) -> Result<Duration, HubRefusal> {
+        if !throttle.enabled {
+            return Ok(Duration::ZERO);
+        }
+        let rate = self.rate(what, throttle.factor);
+        self.buckets[what as usize].shape(rate, uses, BACKLOG, now).map_err(|_| {
+            let message =
+                "The request has been throttled. Wait 10 seconds and try again. Operation type: CRUD";
+            HubRefusal::new(HubCode::ThrottlingBacklogTimeout, message)
+        })
+    }
+
+    /// Reserves one registry operation for DPS, which waits as long as it must: its operations are bounded already.
+    pub(crate) fn reserve_registry(&mut self, throttle: &Throttle, now: Time) -> Duration {
+        if !throttle.enabled {
+            return Duration::ZERO;
+        }
+        let rate = self.rate(Metered::Registry, throttle.factor);
+        let bucket = &mut self.buckets[Metered::Registry as usize];
+        bucket.shape(rate, 1, Duration::MAX, now).unwrap_or_default()
+    }
+
+    /// To be called before an identity or its twin changes.
+    fn remember(&mut self, id: &str, now: Time) {
+        let (devices, key) = (&self.devices, Box::<str>::from(id));
+        self.lagging.remember(&key, || devices.get(id).cloned(), self.query_lag, now);
+        self.lied.remember(&key, || devices.get(id).cloned(), self.lie, now);
+    }
+
+    /// The identity as reads see it.
+    pub(crate) fn seen(&self, id: &str, now: Time) -> Option<&Identity> {
+        let former = (!self.lie.is_zero()).then(|| self.lied.get(&id.into(), now)).flatten();
+        former.unwrap_or_else(|| self.devices.get(id))
+    }
+
+    /// All identities as queries see them, which lag, by ID and after `after`.
+    pub(crate) fn seen_by_queries(
+        &self,
+        after: Option<&str>,
+        now: Time,
+    ) -> impl Iterator<Item = (&str, &Identity)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let former: BTreeMap<&str, Option<&Identity>> = self
+            .lagging
+            .all(now)
+            .filter(|(id, _)| after.is_none_or(|after| ***id > *after))
+            .map(|(id, identity)| (&**id, identity))
+            .collect();
+        let present =
+            self.devices.range::<str, _>((from, Bound::Unbounded)).map(|(id, identity)| (&**id, identity));
+        let mut present = present.peekable();
+        let mut former = former.into_iter().peekable();
+        // Both go by ID; what was stands for what is.
+        let mut merged = std::iter::from_fn(move || match (present.peek(), former.peek()) {
+            (Some((is, _)), Some((was, _))) if is < was => {
+                present.next().map(|(id, identity)| (id, Some(identity)))
+            }
+            (Some((is, _)), Some((was, _))) => {
+                if is == was {
+                    present.next();
+                }
+                former.next()
+            }
+            (Some(_), None) => present.next().map(|(id, identity)| (id, Some(identity))),
+            (None, _) => former.next(),
+        });
+        std::iter::from_fn(move || {
+            loop {
+                let (id, identity) = merged.next()?;
+                if let Some(identity) = identity {
+                    return Some((id, identity));
+                }
+            }
+        })
+    }
+
+    pub(crate) fn contains(&self, id: &str) -> bool {
+        self.devices.contains_key(id)
+    }
+
+    pub(crate) fn peek(&self, id: &str) -> Option<&Identity> {
+        self.devices.get(id)
+    }
+
+    pub(crate) fn insert(&mut self, id: &str, identity: Identity, now: Time) {
+        self.remember(id, now);
+        self.devices.insert(id.into(), identity);
+    }
+
+    /// Takes an identity out. Its connection drops.
+    pub(crate) fn remove(&mut self, id: &str, now: Time) -> Option<Identity> {
+        self.remember(id, now);
+        let mut removed = self.devices.remove(id)?;
+        if std::mem::take(&mut removed.connected) {
+            self.thrown.push(id.into());
+        }
+        Some(removed)
+    }
+
+    /// Makes the hub unreachable, or reachable again. All connections drop.
+    pub(crate) fn set_out(&mut self, out: bool, now: Time) {
+        self.out = out;
+        if out {
+            self.disconnect_all(now);
+        }
+    }
+
+    /// Cuts all connections; how many there were.
+    pub(crate) fn disconnect_all(&mut self, now: Time) -> usize {
+        let before = self.thrown.len();
+        for (id, identity) in &mut self.devices {
+            if std::mem::take(&mut identity.connected) {
+                identity.connection_updated = now;
+                self.thrown.push(id.clone());
+            }
+        }
+        self.thrown.len() - before
+    }
+
+    /// A device connects. Neither etag moves.
+    pub(crate) fn connect(&mut self, id: &str, throttle: &Throttle, now: Time) -> Result<(), NotConnected> {
+        if self.out {
+            return Err(NotConnected::Out);
+        }
+        if throttle.enabled {
+            let rate = self.rate(Metered::Connections, throttle.factor);
+            if let Verdict::Wait(wait) = self.buckets[Metered::Connections as usize].take(rate, 1, now) {
+                return Err(NotConnected::Throttled(wait));
+            }
+        }
+        let identity = self.devices.get_mut(id).filter(|identity| identity.enabled);
+        let identity = identity.ok_or(NotConnected::Unauthorized)?;
+        identity.connected = true;
+        identity.connection_updated = now;
+        identity.last_activity = now;
+        Ok(())
+    }
+
+    /// A device goes, or its connection is cut.
+    pub(crate) fn disconnect(&mut self, id: &str, now: Time) -> bool {
+        let Some(identity) = self.devices.get_mut(id) else { return false };
+        let was = std::mem::take(&mut identity.connected);
+        if was {
+            identity.connection_updated = now;
+            self.thrown.push(id.into());
+        }
+        was
+    }
+
+    /// GET of a device.
+    pub(crate) fn get(&self, id: &str, now: Time) -> Result<Object, HubRefusal> {
+        let identity = self.seen(id, now).ok_or_else(|| HubRefusal::device_not_found(id))?;
+        Ok(identity.show(Of { device: id, module: None }))
+    }
+
+    /// PUT of a device. Without `if_match` it is created; with one it is replaced.
+    pub(crate) fn put(
+        &mut self,
+        id: &str,
+        body: Object,
+        if_match: Option<&str>,
+        random: &dyn Randomness,
+        now: Time,
+    ) -> Result<Object, HubRefusal> {
+        if !is_device_id(id) {
+            return Err(HubRefusal::argument(format!("Device ID '{id}' is not valid")));
+        }
+        if body.get("deviceId").and_then(Value::as_str).is_some_and(|told| told != id) {
+            return Err(HubRefusal::argument("The device IDs of path and body differ"));
+        }
+        let former = self.devices.get(id);
+        match (former, if_match) {
+            (Some(_), None) => return Err(HubRefusal::device_exists(id)),
+            (None, Some(_)) => return Err(HubRefusal::device_not_found(id)),
+            (Some(former), Some(told)) if !etag::names(told, &former.etag.hub()) => {
+                return Err(HubRefusal::stale());
+            }
+            _ => {}
+        }
+        if former.is_none() && self.devices.len() >= DEVICES_MAX {
+            return Err(HubRefusal::new(HubCode::TooManyDevices, "The hub holds as many devices as it may"));
+        }
+        let identity = Identity::read(body, former, random, now)?;
+        let shown = identity.show(Of { device: id, module: None });
+        let enabled = identity.enabled;
+        self.insert(id, identity, now);
+        if !enabled {
+            self.disconnect(id, now);
+        }
+        Ok(shown)
+    }
+
+    /// DELETE of a device.
+    pub(crate) fn delete(&mut self, id: &str, if_match: Option<&str>, now: Time) -> Result<(), HubRefusal> {
+        let told = if_match.ok_or_else(|| HubRefusal::new(HubCode::PreconditionFailed, "Etag missing"))?;
+        let identity = self.devices.get(id).ok_or_else(|| HubRefusal::device_not_found(id))?;
+        if !etag::names(told, &identity.etag.hub()) {
+            return Err(HubRefusal::stale());
+        }
+        self.remove(id, now);
+        Ok(())
+    }
+
+    /// The first devices by ID.
+    pub(crate) fn list(&self, top: usize) -> Vec<Value> {
+        let devices = self.devices.iter().take(top.clamp(1, LIST_MAX));
+        devices.map(|(id, identity)| Value::Object(identity.show(Of { device: id, module: None }))).collect()
+    }
+
+    /// GET of a twin.
+    pub(crate) fn twin(&self, of: Of<'_>, now: Time) -> Result<Object, HubRefusal> {
+        let device = self.seen(of.device, now).ok_or_else(|| HubRefusal::device_not_found(of.device))?;
+        Ok(one_of(device, of)?.show_twin(of))
+    }
+
+    /// PATCH (`replaces` false) or PUT of a twin.
+    pub(crate) fn write_twin(
+        &mut self,
+        of: Of<'_>,
+        body: &Object,
+        if_match: Option<&str>,
+        replaces: bool,
+        now: Time,
+    ) -> Result<Object, HubRefusal> {
+        let part = |value: Option<&Value>, name: &str| match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object.clone())),
+            Some(_) => Err(HubRefusal::argument(format!("`{name}` must be an object"))),
+        };
+        let tags = part(body.get("tags"), "tags")?;
+        let properties = part(body.get("properties"), "properties")?.unwrap_or_default();
+        let desired = part(properties.get("desired"), "properties.desired")?;
+        let device = self.devices.get(of.device).ok_or_else(|| HubRefusal::device_not_found(of.device))?;
+        let mut changed = device.clone();
+        let identity = match of.module {
+            None => &mut changed,
+            Some(module) => changed
+                .modules
+                .as_mut()
+                .and_then(|modules| modules.get_mut(module))
+                .ok_or_else(|| module_not_found(of))?,
+        };
+        if if_match.is_some_and(|told| !etag::names(told, &identity.twin.etag())) {
+            return Err(HubRefusal::stale());
+        }
+        match replaces {
+            true => identity.twin.replace(tags.as_ref(), desired.as_ref(), now)?,
+            false => identity.twin.patch(tags.as_ref(), desired.as_ref(), now)?,
+        }
+        let shown = identity.show_twin(of);
+        self.insert(of.device, changed, now);
+        Ok(shown)
+    }
+
+    /// The modules of a device.
+    pub(crate) fn modules(&self, device: &str) -> Result<Vec<Value>, HubRefusal> {
+        let identity = self.enabled_for_modules(device)?;
+        let modules = identity.modules.iter().flat_map(|modules| modules.iter());
+        Ok(modules.map(|(id, module)| Value::Object(module.show(Of { device, module: Some(id) }))).collect())
+    }
+
+    /// GET of a module.
+    pub(crate) fn module(&self, of: Of<'_>) -> Result<Object, HubRefusal> {
+        Ok(one_of(self.enabled_for_modules(of.device)?, of)?.show(of))
+    }
+
+    /// PUT of a module.
+    pub(crate) fn put_module(
+        &mut self,
+        device: &str,
+        module: &str,
+        body: Object,
+        if_match: Option<&str>,
+        random: &dyn Randomness,
+        now: Time,
+    ) -> Result<Object, HubRefusal> {
+        let of = Of { device, module: Some(module) };
+        let mut changed = self.enabled_for_modules(device)?.clone();
+        if !is_device_id(module) {
+            return Err(HubRefusal::argument(format!("Module ID '{module}' is not valid")));
+        }
+        let modules = changed.modules.get_or_insert_default();
+        let former = modules.get(module);
+        match (former, if_match) {
+            (Some(_), None) => {
+                let message = format!("Device {device} already contains Module {module}.");
+                let code = HubCode::ModuleAlreadyExistsOnDevice;
+                return Err(HubRefusal { envelope: Envelope::Bare, ..HubRefusal::new(code, message) });
+            }
+            (None, Some(_)) => return Err(module_not_found(of)),
+            (Some(former), Some(told)) if !etag::names(told, &former.etag.hub()) => {
+                return Err(HubRefusal::stale());
+            }
+            _ => {}
+        }
+        if former.is_none() && modules.len() >= MODULES_MAX {
+            let message = format!("Device {device} holds {MODULES_MAX} modules already");
+            return Err(HubRefusal::new(HubCode::TooManyDevices, message));
+        }
+        let identity = Identity::read(body, former, random, now)?;
+        let shown = identity.show(of);
+        modules.insert(module.into(), identity);
+        self.insert(device, changed, now);
+        Ok(shown)
+    }
+
+    /// DELETE of a module.
+    pub(crate) fn delete_module(
+        &mut self,
+        device: &str,
+        module: &str,
+        if_match: Option<&str>,
+        now: Time,
+    ) -> Result<(), HubRefusal> {
+        let of = Of { device, module: Some(module) };
+        let told = if_match.ok_or_else(|| HubRefusal::new(HubCode::PreconditionFailed, "Etag missing"))?;
+        let mut changed = self.enabled_for_modules(device)?.clone();
+        if !etag::names(told, &one_of(&changed, of)?.etag.hub()) {
+            return Err(HubRefusal::stale());
+        }
+        if let Some(modules) = changed.modules.as_mut() {
+            modules.remove(module);
+        }
+        self.insert(device, changed, now);
+        Ok(())
+    }
+
+    /// Module calls on a device that is absent or disabled are 401 on the live service, not 404.
+    fn enabled_for_modules(&self, device: &str) -> Result<&Identity, HubRefusal> {
+        let found = self.devices.get(device).filter(|identity| identity.enabled);
+        found.ok_or_else(HubRefusal::unauthorized_access)
+    }
+
+    /// `/statistics/devices`.
+    pub(crate) fn device_statistics(&self) -> Object {
+        let enabled = self.devices.values().filter(|identity| identity.enabled).count();
+        let total = self.devices.len();
+        let mut shown = Object::new();
+        shown.insert("totalDeviceCount".to_owned(), json!(total));
+        shown.insert("enabledDeviceCount".to_owned(), json!(enabled));
+        shown.insert("disabledDeviceCount".to_owned(), json!(total - enabled));
+        shown
+    }
+
+    /// Devices that are connected.
+    pub(crate) fn connected(&self) -> usize {
+        self.devices.values().filter(|identity| identity.connected).count()
+    }
+}
+
+fn one_of<'a>(device: &'a Identity, of: Of<'_>) -> Result<&'a Identity, HubRefusal> {
+    match of.module {
+        None => Ok(device),
+        Some(module) => {
+            let found = device.modules.as_ref().and_then(|modules| modules.get(module));
+            found.ok_or_else(|| module_not_found(of))
+        }
+    }
+}
+
+fn module_not_found(of: Of<'_>) -> HubRefusal {
+    let module = of.module.unwrap_or_default();
+    HubRefusal::new(HubCode::ModuleNotFound, format!("{}/{module}", of.device))
+}
