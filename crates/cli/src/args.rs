@@ -8,7 +8,9 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::screen::Format;
 use crate::topology::ObjectArgs;
-use crate::{apply, bench, cluster, demo, device, export, import, lookup, parse, place, server, shell};
+use crate::{
+    apply, bench, cluster, demo, device, emulator, export, import, lookup, parse, place, server, shell,
+};
 
 /// Most results go to stdout; what is going on goes to stderr.
 #[derive(Debug, Parser)]
@@ -108,6 +110,8 @@ pub(crate) struct ReadArgs {
 pub(crate) enum Command {
     /// Run a node; without arguments, a working cluster of one
     Server(Box<server::ServerArgs>),
+    /// Emulate DPS, IoT hubs and Traffic Manager; or drive an emulator that runs
+    Emulator(emulator::EmulatorArgs),
     /// Play the main job on a cluster in this process, and check it
     Demo(demo::DemoArgs),
     /// Say which hub devices are on now

@@ -10,6 +10,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod device;
+mod emulator;
 mod export;
 mod failure;
 mod import;
@@ -96,6 +97,7 @@ async fn dispatch(cli: Cli, screen: &mut Screen) -> Result<u8, Failure> {
     let common = cli.common;
     match cli.command {
         Command::Server(args) => server::run(args).await,
+        Command::Emulator(args) => emulator::run(args, screen).await,
         Command::Demo(args) => demo::run(&common, args, screen).await,
         Command::Lookup(args) => lookup::run(&common, args, screen).await,
         Command::Device(args) => device::run(&common, args, screen).await,

@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_sample_is_taken() {
-        Config::from_toml(include_str!("../../examples/emulator.toml")).unwrap();
+        Config::from_toml(include_str!("../../../../deploy/emulator.toml")).unwrap();
     }
 
     #[test]
