@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::Service;
-use super::answer::{Answer, Trace};
+use super::answer::Answer;
 use super::call::Call;
 use crate::world::ArmRefusal;
 
@@ -57,7 +57,7 @@ impl Operation {
 }
 
 /// Answers a call of ARM.
-pub(super) fn answer(service: &Service, operation: &Operation, call: &Call, _trace: &Trace) -> Answer {
+pub(super) fn answer(service: &Service, operation: &Operation, call: &Call) -> Answer {
     act(service, operation, call).unwrap_or_else(|refusal| Answer::arm_refusal(&refusal))
 }
 

@@ -17,7 +17,6 @@ mod webhook;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -67,7 +66,6 @@ pub(crate) struct Service {
     pub(crate) webhook_timeout: Duration,
     /// Calls by operation and status.
     calls: Mutex<BTreeMap<(&'static str, u16), u64>>,
-    unknown_hosts: AtomicU64,
 }
 
 /// What a service is made of.
@@ -111,7 +109,6 @@ impl Service {
             webhook_tls: parts.webhook_tls,
             webhook_timeout: parts.webhook_timeout,
             calls: Mutex::new(BTreeMap::new()),
-            unknown_hosts: AtomicU64::new(0),
         }
     }
 
@@ -185,7 +182,7 @@ pub(crate) async fn answer(service: &Arc<Service>, call: &Call, trace: &Trace) -
     if call.path.first().is_some_and(|first| first == CONTROL_PREFIX) {
         return control::answer(service, call).await;
     }
-    let routed = service.with_world(|world, _| route(service, world, call, trace));
+    let routed = service.with_world(|world, _| route(world, call, trace));
     let name = match &routed {
         Routed::Dps(_, operation) => operation.name(),
         Routed::Device(_, operation) => operation.name(),
@@ -208,7 +205,7 @@ pub(crate) async fn answer(service: &Arc<Service>, call: &Call, trace: &Trace) -
             Routed::Device(no, operation) => device::answer(service, *no, operation, call, trace),
             // Boxed: a method may wait for minutes, and its state would be every request's.
             Routed::Hub(no, operation) => Box::pin(hub::answer(service, *no, operation, call, trace)).await,
-            Routed::Arm(operation) => arm::answer(service, operation, call, trace),
+            Routed::Arm(operation) => arm::answer(service, operation, call),
             Routed::Refused(answer) => answer.clone(),
         },
     };
@@ -262,7 +259,7 @@ fn failed(routed: &Routed, fault: Option<&FailNext>, trace: &Trace) -> Answer {
 }
 
 /// Finds the service by `Host`, and the operation by path and method.
-fn route(service: &Service, world: &World, call: &Call, trace: &Trace) -> Routed {
+fn route(world: &World, call: &Call, trace: &Trace) -> Routed {
     let hub_no = world.hubs.iter().position(|hub| *hub.host == *call.host);
     let dps_no = world.dps.iter().position(|dps| dps.host == call.host);
     let local = matches!(call.host.as_str(), "localhost" | "127.0.0.1" | "::1");
@@ -301,7 +298,6 @@ fn route(service: &Service, world: &World, call: &Call, trace: &Trace) -> Routed
             dps_service::Routed::Nowhere => refuse(DpsRefusal::new(404, 404_000, "Not Found.")),
         };
     }
-    service.unknown_hosts.fetch_add(1, Ordering::Relaxed);
     Routed::Refused(listen::plain(404, "No service of this host: add it to the emulator's configuration."))
 }
 
