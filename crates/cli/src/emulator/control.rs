@@ -23,7 +23,13 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Args)]
 pub(crate) struct At {
     /// Plain HTTP address of the emulator
-    #[arg(long, env = "BERTH_EMULATOR_CONTROL", value_name = "ADDR", default_value = "127.0.0.1:8080", global = true)]
+    #[arg(
+        long,
+        env = "BERTH_EMULATOR_CONTROL",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        global = true
+    )]
     control: SocketAddr,
     /// File with the token that its control API asks for
     #[arg(long, env = "BERTH_EMULATOR_TOKEN_FILE", value_name = "FILE", global = true)]
@@ -290,15 +296,16 @@ impl Control {
                 });
                 (json!({"command": "fail_next", "fault": fault}), args.at)
             }
-            Self::Latency(args) => (
-                json!({"command": "latency", "operation": args.operation, "ms": ms(args.time)}),
-                args.at,
-            ),
+            Self::Latency(args) => {
+                (json!({"command": "latency", "operation": args.operation, "ms": ms(args.time)}), args.at)
+            }
             Self::Outage(args) => (
                 json!({"command": "outage", "service": args.service, "out": args.state == OnOff::On}),
                 args.at,
             ),
-            Self::Lie(args) => (json!({"command": "lie", "service": args.host, "ms": ms(args.time)}), args.at),
+            Self::Lie(args) => {
+                (json!({"command": "lie", "service": args.host, "ms": ms(args.time)}), args.at)
+            }
             Self::QueryLag(args) => {
                 (json!({"command": "query_lag", "hub": args.host, "ms": ms(args.time)}), args.at)
             }
@@ -312,16 +319,18 @@ impl Control {
                     Moving::Both => "both",
                 };
                 let overlap = ms(args.overlap);
-                (json!({"command": "moving", "dps": args.dps, "moving": moving, "overlap_ms": overlap}), args.at)
+                (
+                    json!({"command": "moving", "dps": args.dps, "moving": moving, "overlap_ms": overlap}),
+                    args.at,
+                )
             }
             Self::Throttle(args) => (
                 json!({"command": "throttle", "enabled": args.state == OnOff::On, "factor": args.factor}),
                 args.at,
             ),
-            Self::Behave(args) => (
-                json!({"command": "behave", "device": args.device, "behaviour": args.behaviour}),
-                args.at,
-            ),
+            Self::Behave(args) => {
+                (json!({"command": "behave", "device": args.device, "behaviour": args.behaviour}), args.at)
+            }
             Self::Connect(args) => {
                 (json!({"command": "connect", "hub": args.hub, "device": args.device}), args.at)
             }
@@ -358,7 +367,8 @@ pub(super) async fn run(control: Control, screen: &mut Screen) -> Result<u8, Fai
         message: format!("the emulator at {} does not answer: {problem}", at.control),
     };
     let sent = tokio::time::timeout(ANSWER_WAIT, send(at.control, &command, token.as_deref().map(str::trim)));
-    let sent = sent.await.map_err(|_| unavailable(format!("nothing came within {} s", ANSWER_WAIT.as_secs())))?;
+    let sent =
+        sent.await.map_err(|_| unavailable(format!("nothing came within {} s", ANSWER_WAIT.as_secs())))?;
     let (status, body) = sent.map_err(|error| unavailable(error.to_string()))?;
     if status != http::StatusCode::OK {
         let message = String::from_utf8_lossy(&body).trim().to_owned();
@@ -407,16 +417,28 @@ mod tests {
     #[test]
     fn every_command_is_one_that_the_emulator_takes() {
         let lines = [
-            "status", "calls", "now", "clear-faults", "save",
+            "status",
+            "calls",
+            "now",
+            "clear-faults",
+            "save",
             "fail-next dps.enrollment.put 429 --code 429001 --retry-after 3 --count 2",
-            "latency hub.twin 300ms", "outage hub-a.azure-devices.net on", "lie hub-a.azure-devices.net 5s",
-            "query-lag hub-a.azure-devices.net 2s", "assigning dps-a.azure-devices-provisioning.net 3s",
-            "moving dps-a.azure-devices-provisioning.net both --overlap 4s", "throttle on --factor 0.5",
-            "behave sim-1 slow:300", "behave sim-1 fails:500", "behave sim-1 offline",
-            "connect hub-a.azure-devices.net dev-1", "disconnect hub-a.azure-devices.net dev-1",
+            "latency hub.twin 300ms",
+            "outage hub-a.azure-devices.net on",
+            "lie hub-a.azure-devices.net 5s",
+            "query-lag hub-a.azure-devices.net 2s",
+            "assigning dps-a.azure-devices-provisioning.net 3s",
+            "moving dps-a.azure-devices-provisioning.net both --overlap 4s",
+            "throttle on --factor 0.5",
+            "behave sim-1 slow:300",
+            "behave sim-1 fails:500",
+            "behave sim-1 offline",
+            "connect hub-a.azure-devices.net dev-1",
+            "disconnect hub-a.azure-devices.net dev-1",
             "disconnect-all hub-a.azure-devices.net",
             "seed dps-a.azure-devices-provisioning.net hub-a.azure-devices.net 10 --prefix x-",
-            "place dps-a.azure-devices-provisioning.net dev-1 hub-b.azure-devices.net", "advance 90s",
+            "place dps-a.azure-devices-provisioning.net dev-1 hub-b.azure-devices.net",
+            "advance 90s",
         ];
         for line in lines {
             let words = ["berth", "emulator"].into_iter().chain(line.split(' '));

@@ -68,8 +68,12 @@ async fn serve(args: EmulatorArgs, screen: &mut Screen) -> Result<u8, Failure> {
     let config = read_config(&args)?;
     crate::logging::start().map_err(Failure::usage)?;
     let ca_file = config.ca_file.clone();
-    let hosts: Vec<String> =
-        config.dps.iter().map(|dps| dps.host.clone()).chain(config.hubs.iter().map(|h| h.host.clone())).collect();
+    let hosts: Vec<String> = config
+        .dps
+        .iter()
+        .map(|dps| dps.host.clone())
+        .chain(config.hubs.iter().map(|h| h.host.clone()))
+        .collect();
     // Listened for from the start, so that what asks it to end is never lost.
     let listen = |kind| signal(kind).map_err(|e: io::Error| Failure::refused(e.to_string()));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
