@@ -127,7 +127,7 @@ fn act(
                 let code = world.switches.operation_not_found_code;
                 let registration =
                     registration.ok_or_else(|| DpsRefusal::new(404, code, "Operation not found."))?;
-                let body = Value::Object(registration.result());
+                let body = Value::Object(registration.operation_status());
                 match registration.status() {
                     "assigning" => Ok((Answer::json(202, &body).with("retry-after", retry_after), None)),
                     _ => Ok((Answer::json(200, &body), None)),

@@ -132,7 +132,16 @@ impl Registration {
         shown
     }
 
-    /// DeviceRegistrationResult, which the device API answers: the state and how the device was attested.
+    /// RegistrationOperationStatus, which the device API answers to a poll: the operation and what has come of it.
+    pub(crate) fn operation_status(&self) -> Object {
+        let mut shown = Object::new();
+        shown.insert("operationId".to_owned(), json!(operation_id(self.operation)));
+        shown.insert("status".to_owned(), json!(self.status()));
+        shown.insert("registrationState".to_owned(), Value::Object(self.result()));
+        shown
+    }
+
+    /// DeviceRegistrationResult, which the device API answers to a look-up: the state and how the device was attested.
     pub(crate) fn result(&self) -> Object {
         let mut state = match self.status() {
             "assigning" => {
@@ -150,10 +159,6 @@ impl Registration {
             };
             state.insert("symmetricKey".to_owned(), attested);
         }
-        let mut shown = Object::new();
-        shown.insert("operationId".to_owned(), json!(operation_id(self.operation)));
-        shown.insert("status".to_owned(), json!(self.status()));
-        shown.insert("registrationState".to_owned(), Value::Object(state));
-        shown
+        state
     }
 }
