@@ -283,6 +283,7 @@ fn told_negative(kind: NegativeKind) -> &'static str {
         NegativeKind::Enrolling => "is being assigned; ask again shortly",
         NegativeKind::Disabled => "is disabled at its hub; enable it there or assign it anew",
         NegativeKind::Failed => "failed to register; look at its provisioning and assign it anew",
+        NegativeKind::Missing => "has no identity at its hub; have it register again, or remove it",
     }
 }
 

@@ -117,6 +117,7 @@ fn class(error: &ApiError) -> (Code, ErrorReason) {
             NegativeKind::Enrolling => (Code::Unavailable, ErrorReason::DeviceEnrolling),
             NegativeKind::Disabled => (Code::FailedPrecondition, ErrorReason::DeviceDisabled),
             NegativeKind::Failed => (Code::FailedPrecondition, ErrorReason::DeviceFailed),
+            NegativeKind::Missing => (Code::FailedPrecondition, ErrorReason::DeviceMissing),
         },
         ApiError::RegistrationUnknown { .. } => (Code::NotFound, ErrorReason::RegistrationUnknown),
         ApiError::RegistrationAmbiguous { .. } => {
@@ -291,6 +292,7 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
         ErrorReason::DeviceEnrolling => no_hub(NegativeKind::Enrolling)?,
         ErrorReason::DeviceDisabled => no_hub(NegativeKind::Disabled)?,
         ErrorReason::DeviceFailed => no_hub(NegativeKind::Failed)?,
+        ErrorReason::DeviceMissing => no_hub(NegativeKind::Missing)?,
         ErrorReason::RegistrationUnknown => ApiError::RegistrationUnknown {
             registration: facts.text("registration")?,
             scope: facts.text("scope"),

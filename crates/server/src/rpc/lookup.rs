@@ -15,7 +15,7 @@ use berth_proto::v1::lookup_stream_response::Result as StreamAnswer;
 use berth_proto::v1::{
     AcceptState, BatchHub, BatchLookupRequest, BatchLookupResponse, BatchNegative, LookupRequest,
     LookupResponse, LookupResult, LookupRouteRequest, LookupRouteResponse, LookupStreamRequest,
-    LookupStreamResponse, Negative, NegativeKind,
+    LookupStreamResponse, Negative, NegativeKind, ReportRequest, ReportResponse,
 };
 use berth_store::machine::Snapshot;
 use futures_util::{Stream, StreamExt};
@@ -23,6 +23,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Api;
 use super::names::{self, Found, Named};
+use super::report::From as Bearer;
 use crate::directory::data_loss;
 use crate::edge::LookupGate;
 use crate::metrics::LookupOutcome;
@@ -60,6 +61,10 @@ impl LookupService for Api {
             async move { Ok(api.look_up_tagged(message?, gate.as_ref()).await) }
         });
         Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_IN_FLIGHT_MAX))))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        Ok(Response::new(self.take_report(request.into_inner(), Bearer::Client).await?))
     }
 
     async fn lookup_route(
@@ -218,11 +223,12 @@ fn negative_outcome(kind: NegativeKind) -> LookupOutcome {
         NegativeKind::Unassigned
         | NegativeKind::Enrolling
         | NegativeKind::Disabled
-        | NegativeKind::Failed => LookupOutcome::Unavailable,
+        | NegativeKind::Failed
+        | NegativeKind::Missing => LookupOutcome::Unavailable,
     }
 }
 
-fn result_of(snapshot: &Snapshot, named: &Named, device: &str, mapping: &Mapping) -> LookupResult {
+pub(super) fn result_of(snapshot: &Snapshot, named: &Named, device: &str, mapping: &Mapping) -> LookupResult {
     let topology = snapshot.topology();
     let hub = mapping.hub.and_then(|no| topology.hub(no));
     let stamp = hub.and_then(|hub| topology.stamp(hub.stamp));
@@ -241,7 +247,7 @@ fn result_of(snapshot: &Snapshot, named: &Named, device: &str, mapping: &Mapping
     }
 }
 
-fn negative_message(
+pub(super) fn negative_message(
     negative: Option<(NegativeKind, std::time::Duration)>,
     mapping: Option<&Mapping>,
     confirmed: bool,
