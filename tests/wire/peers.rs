@@ -154,6 +154,12 @@ goldens! {
             observation: v1::HubObservation::Disabled as i32,
         })),
     } => "0a120a01641209682e6578616d706c6518072004";
+    forward_read_through: internal::ForwardRequest {
+        call: Some(internal::forward_request::Call::ReadThrough(internal::ReadThrough { device_id: text("d") })),
+    } => "12030a0164";
+    forward_look_again: internal::ForwardResponse {
+        answer: Some(internal::forward_response::Answer::LookAgain(internal::Empty {})),
+    } => "1200";
     forward_response: internal::ForwardResponse {
         answer: Some(internal::forward_response::Answer::Report(v1::ReportResponse {
             finding: v1::ReportFinding::Confirmed as i32,

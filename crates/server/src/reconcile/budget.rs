@@ -13,6 +13,8 @@ const REGISTRY_OPERATIONS_PER_MINUTE: u64 = 100;
 const REGISTRY_OPERATIONS_PER_MINUTE_TIER_3: u64 = 5_000;
 /// Berth's share of a hub's registry operations, in percent: devices that move need the rest.
 const HUB_PERCENT: u64 = 60;
+/// Share of a scope's budget that lookups of unknown devices may use, in percent.
+const READ_THROUGH_PERCENT: u64 = 20;
 /// A bucket holds what comes in so many seconds.
 const BURST_SECONDS: u64 = 5;
 /// A new leader's bucket holds what comes in so many seconds: the leader before may just have spent its own.
@@ -31,11 +33,18 @@ pub enum Place {
     Scope(ScopeNo),
     /// A hub.
     Hub(HubNo),
+    /// The share of a DPS instance's budget that lookups of unknown devices may use.
+    ReadThrough(ScopeNo),
 }
 
 /// Operations a minute that Berth may use of a DPS instance.
 pub fn rate_of_scope(scope: &Scope) -> u64 {
     DPS_OPERATIONS_PER_MINUTE * u64::from(scope.budget_percent) / 100
+}
+
+/// Of these, the operations a minute that lookups of unknown devices may use.
+pub fn rate_of_read_through(scope: &Scope) -> u64 {
+    rate_of_scope(scope) * READ_THROUGH_PERCENT / 100
 }
 
 /// Registry operations a minute that Berth may use of a hub; one of unknown tier counts as the smallest.

@@ -2,6 +2,7 @@
 //! and of one term.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::time::Duration;
 
 use berth_core::reconcile::DriftClass;
@@ -15,9 +16,15 @@ pub const DEVICES_MAX: usize = 65_536;
 pub const DRIFTS_MAX: usize = 10_000;
 
 /// Findings by device and epoch.
-#[derive(Debug, Default)]
-pub struct Memory {
-    known: Ageing<Known>,
+#[derive(Debug)]
+pub struct Memory<K> {
+    known: Ageing<K, Known>,
+}
+
+impl<K> Default for Memory<K> {
+    fn default() -> Self {
+        Self { known: Ageing::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -28,15 +35,15 @@ struct Known {
     finding: Finding,
 }
 
-impl Memory {
+impl<K: Clone + Eq + Hash> Memory<K> {
     /// Remembers a finding at an epoch.
-    pub fn put(&mut self, device: &DeviceId, epoch: Epoch, finding: Finding, for_ms: u64, now_ms: u64) {
+    pub fn put(&mut self, device: K, epoch: Epoch, finding: Finding, for_ms: u64, now_ms: u64) {
         let until_ms = now_ms.saturating_add(for_ms);
         self.known.put(device, Known { epoch, from_ms: now_ms, until_ms, finding }, DEVICES_MAX);
     }
 
     /// What was found at this epoch, and for how long that still stands. A clock that was set back ends it.
-    pub fn get(&self, device: &DeviceId, epoch: Epoch, now_ms: u64) -> Option<(Finding, Duration)> {
+    pub fn get(&self, device: &K, epoch: Epoch, now_ms: u64) -> Option<(Finding, Duration)> {
         let known = self.known.get(device).filter(|known| known.epoch == epoch)?;
         let stands = (known.from_ms..known.until_ms).contains(&now_ms);
         stands.then(|| (known.finding.clone(), Duration::from_millis(known.until_ms - now_ms)))
@@ -46,14 +53,14 @@ impl Memory {
 /// Devices that Azure and the directory disagree over.
 #[derive(Debug, Default)]
 pub struct Drifts {
-    listed: Ageing<DriftClass>,
+    listed: Ageing<DeviceId, DriftClass>,
 }
 
 impl Drifts {
     /// Lists a device, or takes it from the list.
     pub fn set(&mut self, device: &DeviceId, class: Option<DriftClass>) {
         match class {
-            Some(class) => self.listed.put(device, class, DRIFTS_MAX),
+            Some(class) => self.listed.put(device.clone(), class, DRIFTS_MAX),
             None => self.listed.remove(device),
         }
     }
@@ -67,36 +74,36 @@ impl Drifts {
 
 /// Values by device, of which the oldest go first.
 #[derive(Debug)]
-struct Ageing<T> {
-    by_device: HashMap<DeviceId, (u64, T)>,
-    by_age: BTreeMap<u64, DeviceId>,
+struct Ageing<K, T> {
+    by_device: HashMap<K, (u64, T)>,
+    by_age: BTreeMap<u64, K>,
     next: u64,
 }
 
-impl<T> Default for Ageing<T> {
+impl<K, T> Default for Ageing<K, T> {
     fn default() -> Self {
         Self { by_device: HashMap::new(), by_age: BTreeMap::new(), next: 0 }
     }
 }
 
-impl<T> Ageing<T> {
-    fn get(&self, device: &DeviceId) -> Option<&T> {
+impl<K: Clone + Eq + Hash, T> Ageing<K, T> {
+    fn get(&self, device: &K) -> Option<&T> {
         self.by_device.get(device).map(|(_, value)| value)
     }
 
-    fn put(&mut self, device: &DeviceId, value: T, max: usize) {
-        self.remove(device);
+    fn put(&mut self, device: K, value: T, max: usize) {
+        self.remove(&device);
         if self.by_device.len() >= max
             && let Some((_, oldest)) = self.by_age.pop_first()
         {
             self.by_device.remove(&oldest);
         }
         self.by_age.insert(self.next, device.clone());
-        self.by_device.insert(device.clone(), (self.next, value));
+        self.by_device.insert(device, (self.next, value));
         self.next += 1;
     }
 
-    fn remove(&mut self, device: &DeviceId) {
+    fn remove(&mut self, device: &K) {
         if let Some((age, _)) = self.by_device.remove(device) {
             self.by_age.remove(&age);
         }
@@ -114,7 +121,7 @@ mod tests {
     #[test]
     fn a_finding_stands_for_its_time_at_its_epoch() {
         let mut memory = Memory::default();
-        memory.put(&device(1), Epoch(3), Finding::Confirmed, 5_000, 1_000);
+        memory.put(device(1), Epoch(3), Finding::Confirmed, 5_000, 1_000);
         assert!(memory.get(&device(1), Epoch(3), 5_999).is_some_and(|(_, left)| left.as_millis() == 1));
         assert!(memory.get(&device(1), Epoch(3), 6_000).is_none());
         assert!(memory.get(&device(1), Epoch(4), 1_000).is_none());
@@ -125,7 +132,7 @@ mod tests {
     fn both_lists_are_bounded_and_the_oldest_go_first() {
         let mut memory = Memory::default();
         for n in 0..=DEVICES_MAX {
-            memory.put(&device(n), Epoch(1), Finding::Confirmed, 5_000, 0);
+            memory.put(device(n), Epoch(1), Finding::Confirmed, 5_000, 0);
         }
         assert!(memory.get(&device(0), Epoch(1), 0).is_none());
         assert!(memory.get(&device(1), Epoch(1), 0).is_some());

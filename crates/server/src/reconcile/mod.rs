@@ -9,6 +9,7 @@ mod azure;
 mod budget;
 mod flight;
 mod memory;
+mod read_through;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use berth_core::reconcile::{
 };
 use berth_core::{
     Assign, Command, DeviceId, Epoch, HubNo, Mapping, Outcome, Proposal, Registration, RegistrationId,
-    Rejection, Scope, Status, Timestamp,
+    Rejection, Scope, ScopeNo, Status, Timestamp,
 };
 use berth_proto::error::ApiError;
 use berth_proto::internal as peer;
@@ -43,7 +44,7 @@ const WAIT_MAX: Duration = Duration::from_secs(4);
 /// When a report is worth repeating that waited in vain, or found too many waiting.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long it is remembered that Azure could not be asked about a device.
-const REMEMBER_TROUBLE_MS: u64 = 5_000;
+const REMEMBER_TROUBLE: Duration = Duration::from_secs(5);
 /// Longest text that tells what stood in the way, in bytes.
 const PROBLEM_BYTES_MAX: usize = 256;
 /// Who the reconciler is in the records of commands.
@@ -91,13 +92,38 @@ impl Found {
         Self { finding: Finding::NotVerified { problem }, again_after }
     }
 
+    /// For how long, in milliseconds, it may be remembered that there was no answer; `None` where there may be one within
+    /// the second.
+    fn worth_remembering(&self) -> Option<u64> {
+        let for_ms = u64::try_from(self.again_after.as_millis()).unwrap_or(u64::MAX);
+        (for_ms >= 1_000 && matches!(self.finding, Finding::NotVerified { .. })).then_some(for_ms)
+    }
+
     fn superseded() -> Self {
         Self { finding: Finding::Superseded, again_after: Duration::ZERO }
     }
 }
 
-/// Questions of one kind about one registration, in one term.
-type FlightKey = (u64, berth_core::ScopeNo, String);
+/// A finding, and what it is about: a registration may be asked about for the sake of more than one device.
+#[derive(Debug, Clone)]
+struct Landed {
+    device: DeviceId,
+    epoch: Epoch,
+    found: Found,
+}
+
+impl Landed {
+    /// What it says of this device at this epoch.
+    fn about(&self, device: &DeviceId, epoch: Epoch) -> Found {
+        if (&self.device, self.epoch) == (device, epoch) {
+            return self.found.clone();
+        }
+        Found::not_verified("another question about this registration was on its way", RETRY)
+    }
+}
+
+/// Questions about one registration, in one term.
+type FlightKey = (u64, ScopeNo, String);
 
 /// Verifies devices. Cheap to clone.
 #[derive(Clone)]
@@ -111,7 +137,7 @@ struct Inner {
     authority: Arc<dyn Authority>,
     clock: Arc<dyn Clock>,
     metrics: Arc<ReconcileMetrics>,
-    flights: Flights<FlightKey, Found>,
+    flights: Flights<FlightKey, Landed>,
     term: Mutex<OfTerm>,
 }
 
@@ -120,7 +146,9 @@ struct Inner {
 struct OfTerm {
     term: u64,
     budgets: Budgets,
-    memory: Memory,
+    memory: Memory<DeviceId>,
+    /// What was found of devices that the directory does not have.
+    absent: Memory<(ScopeNo, DeviceId)>,
     drifts: Drifts,
 }
 
@@ -185,12 +213,18 @@ impl Reconciler {
             Boarding::Pilot(pilot, answer) => {
                 let inner = Arc::clone(inner);
                 // On its own: whoever waits may give up, and the answer is worth having all the same.
-                tokio::spawn(async move { pilot.land(inner.resolve(question).await) });
+                tokio::spawn(async move {
+                    let (device, epoch) = (question.device.clone(), question.mapping.epoch);
+                    let found = inner.resolve(question).await;
+                    pilot.land(Landed { device, epoch, found });
+                });
                 answer
             }
         };
         match tokio::time::timeout(WAIT_MAX, answer.wait_for(Option::is_some)).await {
-            Ok(Ok(found)) => found.clone().unwrap_or_else(Found::superseded),
+            Ok(Ok(landed)) => {
+                landed.as_ref().map_or_else(Found::superseded, |landed| landed.about(device, epoch))
+            }
             Ok(Err(_)) => Found::not_verified("the question broke off", RETRY),
             Err(_) => Found::not_verified("Azure has not answered yet", RETRY),
         }
@@ -257,7 +291,15 @@ impl Inner {
         }
         let verdict = match self.ask(&question).await {
             Ok(verdict) => verdict,
-            Err(found) => return found,
+            Err(found) => {
+                if let Some(for_ms) = found.worth_remembering() {
+                    let (device, now_ms) = (question.device.clone(), self.clock.now_ms());
+                    self.of_term(term, |held| {
+                        held.memory.put(device, epoch, found.finding.clone(), for_ms, now_ms);
+                    });
+                }
+                return found;
+            }
         };
         let changed = match self.directory.newest().device(&question.device) {
             Ok(Some(now)) => now.epoch != epoch,
@@ -311,11 +353,11 @@ impl Inner {
         let Question { scope, registration, .. } = question;
         let place = (Place::Scope(scope.no), scope.name.as_str(), rate_of_scope(scope));
         let record = self.authority.registration(scope, registration);
-        if let Some(seen) = self.call(question, place, "get registration", record).await? {
+        if let Some(seen) = self.call(question.term, place, "get registration", record).await? {
             return Ok(seen);
         }
         let enrollment = self.authority.enrollment(scope, registration);
-        let seen = self.call(question, place, "get enrollment", enrollment).await?;
+        let seen = self.call(question.term, place, "get enrollment", enrollment).await?;
         Ok(seen.unwrap_or(RegistrationSeen::NotEnrolled))
     }
 
@@ -323,22 +365,22 @@ impl Inner {
         let Some(hub) = question.snapshot.topology().hub(no) else { return Err(Found::superseded()) };
         let place = (Place::Hub(no), hub.name.as_str(), rate_of_hub(hub));
         let identity = self.authority.identity(&hub.name, &question.device);
-        self.call(question, place, "get identity", identity).await
+        self.call(question.term, place, "get identity", identity).await
     }
 
     /// One question, if the budget of its place has leave for it.
     async fn call<T>(
         &self,
-        question: &Question,
+        term: u64,
         (place, name, per_minute): (Place, &str, u64),
         operation: &'static str,
         call: BoxFuture<'_, Result<T, Trouble>>,
     ) -> Result<T, Found> {
-        if self.leading_term() != Some(question.term) {
+        if self.leading_term() != Some(term) {
             return Err(Found::superseded());
         }
         let now_ms = self.clock.now_ms();
-        let leave = self.of_term(question.term, |held| held.budgets.take(place, per_minute, now_ms));
+        let leave = self.of_term(term, |held| held.budgets.take(place, per_minute, now_ms));
         match leave {
             None => return Err(Found::superseded()),
             Some(Err(wait)) => {
@@ -358,15 +400,10 @@ impl Inner {
         tracing::warn!(operation, place = name, %trouble, "Azure gave no answer about a device");
         let now_ms = self.clock.now_ms();
         if let Trouble::Throttled { retry_after, .. } = &trouble {
-            let closed = self.of_term(question.term, |held| held.budgets.close(place, *retry_after, now_ms));
+            let closed = self.of_term(term, |held| held.budgets.close(place, *retry_after, now_ms));
             return Err(Found::not_verified(&trouble, closed.unwrap_or_default()));
         }
-        let found = Found::not_verified(&trouble, Duration::from_millis(REMEMBER_TROUBLE_MS));
-        let (device, epoch) = (&question.device, question.mapping.epoch);
-        self.of_term(question.term, |held| {
-            held.memory.put(device, epoch, found.finding.clone(), REMEMBER_TROUBLE_MS, now_ms);
-        });
-        Err(found)
+        Err(Found::not_verified(&trouble, REMEMBER_TROUBLE))
     }
 
     async fn write(&self, question: &Question, assign: Assign) -> Found {
@@ -418,7 +455,7 @@ impl Inner {
     ) -> Found {
         let (device, now_ms) = (&question.device, self.clock.now_ms());
         let kept = self.of_term(question.term, |held| {
-            held.memory.put(device, epoch, finding.clone(), for_ms, now_ms);
+            held.memory.put(device.clone(), epoch, finding.clone(), for_ms, now_ms);
             held.drifts.set(device, drift);
             self.metrics.set_drift(held.drifts.counts());
         });

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
-use berth_core::{DeviceIdRef, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
+use berth_core::{DeviceId, DeviceIdRef, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
 use berth_proto::convert::{
     Consistency, PackedIds, duration_message, evidence_of, state_message, status_message,
 };
 use berth_proto::error::ApiError;
+use berth_proto::internal as peer;
 use berth_proto::v1::lookup_request::Device;
 use berth_proto::v1::lookup_response::Result as LookupAnswer;
 use berth_proto::v1::lookup_service_server::LookupService;
@@ -27,6 +28,7 @@ use super::report::From as Bearer;
 use crate::directory::data_loss;
 use crate::edge::LookupGate;
 use crate::metrics::LookupOutcome;
+use crate::raft::Role;
 
 /// Most IDs of one batch: its answer must stay within a few milliseconds and megabytes.
 const BATCH_IDS_MAX: usize = 10_000;
@@ -117,6 +119,17 @@ impl Api {
         let consistency = Consistency::from_message(asked.consistency.as_ref())?;
         let (fresh, found) = self.directory.find(consistency, |snapshot| named.find(snapshot)).await?;
         let confirmed = consistency == Consistency::Linearizable;
+        let (fresh, found) = match &named {
+            Named::Device(device)
+                if confirmed
+                    && found.mapping.is_none()
+                    && self.reconciler.reads_through(&fresh.snapshot, device) =>
+            {
+                self.look_further(device, fresh.role).await?;
+                self.directory.find(consistency, |snapshot| named.find(snapshot)).await?
+            }
+            _ => (fresh, found),
+        };
         let result = match (names::negative(found.mapping.as_ref()), &found.mapping) {
             (None, Some(mapping)) => {
                 LookupAnswer::Found(result_of(&fresh.snapshot, &named, &found.name, mapping))
@@ -133,6 +146,21 @@ impl Api {
             }
         };
         Ok(LookupResponse { header: Some(self.header(&fresh)), result: Some(result) })
+    }
+
+    /// Has the leader look for a device that the directory does not have. Where this goes well, it has news of it.
+    async fn look_further(&self, device: &DeviceId, role: Role) -> Result<(), ApiError> {
+        if role == Role::Leader {
+            return self.reconciler.read_through(device).await.map_err(|error| match error {
+                ApiError::NotLeader { .. } => {
+                    ApiError::NoQuorum { cause: "the leadership changed".to_owned() }
+                }
+                told => told,
+            });
+        }
+        let search = peer::ReadThrough { device_id: device.to_string() };
+        let call = peer::ForwardRequest { call: Some(peer::forward_request::Call::ReadThrough(search)) };
+        self.reconciler.forward(call).await.map(drop)
     }
 
     async fn look_up_batch(&self, asked: &BatchLookupRequest) -> Result<BatchLookupResponse, ApiError> {

@@ -14,6 +14,7 @@ mod scan;
 mod size;
 mod topology;
 
+use berth_core::DeviceId;
 use berth_proto::error::ApiError;
 use berth_proto::internal as peer;
 use berth_proto::v1::device_service_server::DeviceServiceServer;
@@ -70,6 +71,12 @@ impl Api {
             Some(peer::forward_request::Call::Report(report)) => {
                 let answer = self.take_report(report, report::From::Peer).await?;
                 peer::forward_response::Answer::Report(answer)
+            }
+            Some(peer::forward_request::Call::ReadThrough(search)) => {
+                let device = DeviceId::parse(&search.device_id);
+                let device = device.map_err(|error| ApiError::invalid("device_id", error))?;
+                self.reconciler.read_through(&device).await?;
+                peer::forward_response::Answer::LookAgain(peer::Empty {})
             }
             None => return Err(ApiError::invalid("call", "is of a kind that this build does not know")),
         };

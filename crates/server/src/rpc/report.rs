@@ -115,7 +115,7 @@ impl Api {
         let call = peer::ForwardRequest { call: Some(peer::forward_request::Call::Report(asked)) };
         match self.reconciler.forward(call).await?.answer {
             Some(peer::forward_response::Answer::Report(answer)) => Ok(answer),
-            None => Err(ApiError::NoQuorum { cause: "the leader gave no answer to the report".to_owned() }),
+            _ => Err(ApiError::NoQuorum { cause: "the leader gave no answer to the report".to_owned() }),
         }
     }
 

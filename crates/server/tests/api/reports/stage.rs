@@ -164,6 +164,7 @@ pub fn topology() -> v1::DesiredTopology {
     topology.scopes[0] = v1::DesiredScope {
         name: SCOPE.to_owned(),
         service_host: Some("dps.example".to_owned()),
+        read_through: Some(true),
         linked_hubs: Some(v1::DesiredLinkedHubs { hubs: vec![HUB_1.to_owned(), HUB_2.to_owned()] }),
         ..v1::DesiredScope::default()
     };
@@ -338,9 +339,23 @@ impl Three {
             assert_eq!(negative_of(&answer).kind(), v1::NegativeKind::Missing);
             assert_eq!(answer.header.unwrap().role(), v1::NodeRole::Leader, "the leader has answered");
         }
+        self.authority.registration("new-1", Ok(Some(assigned("new-1", HUB_2, None))));
+        for node in &self.nodes {
+            let address = format!("http://{}", node.addresses().client);
+            let mut lookups = LookupServiceClient::connect(address).await.unwrap();
+            let found = loop {
+                let device = Some(v1::lookup_request::Device::DeviceId("new-1".to_owned()));
+                match lookups.lookup(v1::LookupRequest { device, consistency: None }).await {
+                    Ok(answer) => break answer.into_inner().result,
+                    Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
+                }
+            };
+            let Some(v1::lookup_response::Result::Found(found)) = found else { panic!("{found:?}") };
+            assert_eq!(found.hub, HUB_2);
+        }
         let told = self.nodes.iter().filter(|node| !node.raft().leads()).count();
         assert_eq!(told, 2);
-        assert_eq!(self.authority.registrations(), 1, "the leader asks once for all three");
+        assert_eq!(self.authority.registrations(), 2, "the leader asks once for all three, of each device");
         join_all(self.nodes.into_iter().map(Node::shutdown)).await;
     }
 }
