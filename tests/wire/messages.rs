@@ -94,6 +94,26 @@ goldens! {
             details: bytes::Bytes::from_static(b"d"),
         })),
     } => "08091a0b08051204676f6e651a0164";
+    report_request: v1::ReportRequest {
+        device_id: text("device-1"),
+        hub: text("h.example"),
+        epoch: 300,
+        observation: v1::HubObservation::NotFound as i32,
+    } => "0a086465766963652d311209682e6578616d706c6518ac022002";
+    report_response: v1::ReportResponse {
+        header: None,
+        result: Some(v1::report_response::Result::Negative(v1::Negative {
+            kind: v1::NegativeKind::Missing as i32,
+            remember_for: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            confirmed: true,
+            epoch: 9,
+        })),
+        finding: v1::ReportFinding::Negative as i32,
+        drift: v1::DriftClass::Missing as i32,
+        other_hub: text("o.example"),
+        retry_after: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        problem: text("p"),
+    } => "1a0a08061202083c180120092006280132096f2e6578616d706c653a02083c420170";
     assign_request: v1::AssignRequest {
         request_id: text("01936d0e-8b00-7abc-8def-0123456789ab"),
         reason: text("why not"),

@@ -1,6 +1,6 @@
 //! What nodes say to each other, and what a checkpoint's manifest keeps: nodes of two versions share both.
 
-use berth_proto::internal;
+use berth_proto::{internal, v1};
 use bytes::Bytes;
 use prost::Message;
 use uuid::Uuid;
@@ -146,5 +146,25 @@ goldens! {
     } => "0a100000000000000000000000000000000212066e6f64652d311a0d31302e302e302e313a37343031220d31302e\
         302e302e313a37343030";
     read_index_request: internal::ReadIndexRequest {} => "";
+    forward_request: internal::ForwardRequest {
+        call: Some(internal::forward_request::Call::Report(v1::ReportRequest {
+            device_id: text("d"),
+            hub: text("h.example"),
+            epoch: 7,
+            observation: v1::HubObservation::Disabled as i32,
+        })),
+    } => "0a120a01641209682e6578616d706c6518072004";
+    forward_read_through: internal::ForwardRequest {
+        call: Some(internal::forward_request::Call::ReadThrough(internal::ReadThrough { device_id: text("d") })),
+    } => "12030a0164";
+    forward_look_again: internal::ForwardResponse {
+        answer: Some(internal::forward_response::Answer::LookAgain(internal::Empty {})),
+    } => "1200";
+    forward_response: internal::ForwardResponse {
+        answer: Some(internal::forward_response::Answer::Report(v1::ReportResponse {
+            finding: v1::ReportFinding::Confirmed as i32,
+            ..v1::ReportResponse::default()
+        })),
+    } => "0a022003";
     fetch_snapshot_request: internal::FetchSnapshotRequest {} => "";
 }

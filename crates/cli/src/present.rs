@@ -25,6 +25,8 @@ names! {
     tier(HubTier) strips "HUB_TIER_";
     repair(RepairRule) strips "REPAIR_RULE_";
     change(ChangeKind) strips "CHANGE_KIND_";
+    finding(ReportFinding) strips "REPORT_FINDING_";
+    drift(DriftClass) strips "DRIFT_CLASS_";
     object(TopologyKind) strips "TOPOLOGY_KIND_";
 }
 

@@ -161,6 +161,37 @@ fn a_topology_is_applied_once_and_then_as_described() {
 }
 
 #[test]
+fn a_report_is_answered_with_the_mapping_to_use_next() {
+    let stage = Stage::with_topology();
+    let made = stage.json(&["device", "assign", "pump-1", "--hub", "h1.example"]);
+    let old = made["epoch"].as_u64().unwrap().to_string();
+    let epoch = stage.json(&["device", "assign", "pump-1", "--hub", "h2.example"])["epoch"]
+        .as_u64()
+        .unwrap()
+        .to_string();
+    let report = |hub: &str, epoch: &str, observed: &str| {
+        stage.json(&["report", "pump-1", "--hub", hub, "--epoch", epoch, "--observed", observed])
+    };
+    let stale = report("h1.example", &old, "not-found");
+    assert_eq!((&stale["finding"], &stale["hub"]), (&Value::from("STALE"), &Value::from("h2.example")));
+    assert_eq!(report("h2.example", &epoch, "offline")["finding"], "NOTHING_TO_CHECK");
+    // Nobody can be asked about a device without a scope.
+    let unsure = report("h2.example", &epoch, "not-found");
+    assert_eq!(
+        (&unsure["finding"], &unsure["hub"]),
+        (&Value::from("NOT_VERIFIED"), &Value::from("h2.example"))
+    );
+    assert!(unsure["problem"].as_str().unwrap().contains("scope"), "{unsure}");
+    let table =
+        stage.berth(&["report", "pump-1", "--hub", "h2.example", "--epoch", &epoch, "--observed", "ok"]);
+    assert!(table.out.contains("FINDING") && table.out.contains("NOTHING_TO_CHECK"), "{}", table.out);
+    let ahead = ["report", "pump-1", "--hub", "h2.example", "--epoch", "99999", "--observed", "not-found"];
+    stage.refused(1, &ahead, &["99999", &epoch]);
+    let nobody = ["report", "nobody", "--hub", "h2.example", "--epoch", "1", "--observed", "not-found"];
+    stage.refused(3, &nobody, &["nobody"]);
+}
+
+#[test]
 fn devices_are_assigned_looked_up_moved_listed_and_removed() {
     let stage = Stage::with_topology();
     let made = stage.json(&[

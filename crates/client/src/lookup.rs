@@ -79,6 +79,16 @@ impl Client {
         Ok(answer)
     }
 
+    /// Tells what was seen at a hub, and learns the mapping to use next. Any node takes it; repeats do no harm.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with ABORTED where the epoch is above the mapping's, and with NOT_FOUND where there is no such
+    /// device; see [`Error`] for the rest.
+    pub async fn report(&self, request: v1::ReportRequest) -> Result<v1::ReportResponse, Error> {
+        let call = |channel, request| async move { LookupServiceClient::new(channel).report(request).await };
+        self.read(request, call).await
+    }
+
     /// Opens a stream of tagged lookups to one node. It ends with that node; open another one then.
     ///
     /// # Errors

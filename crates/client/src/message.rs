@@ -72,6 +72,7 @@ headed!(
     LookupResponse,
     BatchLookupResponse,
     LookupRouteResponse,
+    ReportResponse,
     AssignResponse,
     BatchAssignResponse,
     GetResponse,

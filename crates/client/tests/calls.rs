@@ -221,6 +221,10 @@ impl LookupService for Actor {
     ) -> Result<Response<v1::LookupRouteResponse>, Status> {
         Err(Status::unimplemented("not in this play"))
     }
+
+    async fn report(&self, _: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
+        Err(Status::unimplemented("not in this play"))
+    }
 }
 
 fn client(endpoints: &[&str]) -> Client {

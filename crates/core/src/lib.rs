@@ -17,6 +17,7 @@ pub mod model;
 mod number;
 mod outcome;
 pub mod placement;
+pub mod reconcile;
 mod topology;
 mod view;
 

@@ -11,5 +11,6 @@ pub mod http;
 pub mod metrics;
 pub mod notify;
 pub mod raft;
+pub mod reconcile;
 pub mod rpc;
 pub mod run;

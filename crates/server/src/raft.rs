@@ -34,6 +34,7 @@ pub use identity::Identity;
 pub use machine::{Clock, MachineView, SnapshotSink, SnapshotSource, SystemClock};
 pub use membership::MembershipError;
 pub use node::{ClusterSeed, Ended, RaftNode, RaftNodeOptions, RaftStartError};
+pub use peer_service::Forwarded;
 pub use read_index::{ReadError, ReadPoint, Role};
 pub use status::{MemberStatus, NodeStatus, leader_hint};
 pub use timing::Timing;

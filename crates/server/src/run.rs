@@ -31,6 +31,7 @@ use crate::health::{self, Health, Serving};
 use crate::metrics::Metrics;
 use crate::raft::node::Ended;
 use crate::raft::{RaftNode, RaftNodeOptions, Timing};
+use crate::reconcile::{Authority, AzureAuthority, Reconciler};
 use crate::rpc::{Api, ClusterApi};
 use crate::{edge, http};
 
@@ -81,6 +82,10 @@ impl Node {
         let (stop, stopping) = watch::channel(false);
         let mut listeners = JoinSet::new();
 
+        let authority: Arc<dyn Authority> = match &injected.authority {
+            Some(authority) => Arc::clone(authority),
+            None => Arc::new(AzureAuthority::new(&config.azure)?),
+        };
         // The ports come first: a port in use is found before anything is written.
         let client_listener = edge::listen(config.listen)?;
         let peer_listener = edge::listen(config.peer_listen)?;
@@ -152,8 +157,17 @@ impl Node {
         parts.sample_into(&metrics);
         parts.spawn(&mut chores);
 
-        let api = Api::new(directory.clone());
-        let cluster = ClusterApi::new(directory.clone(), Arc::clone(&raft), machine.clone(), opened.log);
+        let reconciler = Reconciler::new(
+            directory.clone(),
+            Arc::clone(&raft),
+            authority,
+            Arc::clone(&injected.clock),
+            Arc::clone(&metrics.reconcile),
+        );
+        let api = Api::new(directory.clone(), reconciler);
+        raft.answer_forwarded(api.forwarded());
+        let cluster =
+            ClusterApi::new(api.clone(), directory.clone(), Arc::clone(&raft), machine.clone(), opened.log);
         let routes = routes(&api, cluster, &health)?;
         let limits = config.limits;
         listeners.spawn({

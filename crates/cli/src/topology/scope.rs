@@ -21,8 +21,8 @@ pub(crate) struct ScopeFields {
     /// Host name of its service API
     #[arg(long, value_name = "HOST")]
     service_host: Option<String>,
-    /// Name under which its credential is kept; never the credential itself
-    #[arg(long, value_name = "NAME")]
+    /// Where each node finds its connection string, file:PATH or env:NAME; never the credential itself
+    #[arg(long, value_name = "REFERENCE")]
     credential_ref: Option<String>,
     /// A hub that is linked to it; all hubs given replace the ones there are
     #[arg(long = "linked-hub", value_name = "HUB")]

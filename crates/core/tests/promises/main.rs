@@ -3,6 +3,7 @@
 
 mod histories;
 mod identity;
+mod reconcile;
 mod replies;
 #[allow(dead_code, reason = "these strategies serve other test targets too")]
 #[path = "../../../../tests/src/strategies.rs"]

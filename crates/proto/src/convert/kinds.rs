@@ -1,5 +1,6 @@
 //! Closed lists: states, statuses, tiers and the like.
 
+use berth_core::reconcile::{Absence, DriftClass};
 use berth_core::{EvidenceSource, ObjectKind, Origin, PlaceState, RepairRule, Status, Tier};
 
 use crate::v1;
@@ -47,6 +48,12 @@ same!(state_message, state_from, PlaceState, AcceptState, "state":
     Active = Active, Cordoned = Cordoned, Draining = Draining, Offline = Offline);
 same!(tier_message, tier_from, Tier, HubTier, "hub tier":
     Unknown = Unspecified, F1 = F1, B1 = B1, B2 = B2, B3 = B3, S1 = S1, S2 = S2, S3 = S3);
+same!(drift_message, drift_from, DriftClass, DriftClass, "drift class":
+    Missing = Missing, WrongHub = WrongHub, Pending = Pending, Duplicate = Duplicate, Disabled = Disabled,
+    Orphan = Orphan, HubUnknown = HubUnknown, HubNotLinked = HubNotLinked);
+same!(absence_message, absence_from, Absence, NegativeKind, "reason for no hub":
+    Unknown = Unknown, Unassigned = Unassigned, Enrolling = Enrolling, Disabled = Disabled, Failed = Failed,
+    Missing = Missing);
 same!(repair_message, repair_from, RepairRule, RepairRule, "repair rule": Adopt = Adopt, Enforce = Enforce);
 
 /// The message's value of a kind of object; devices are not of the topology.
@@ -81,6 +88,10 @@ mod tests {
         for tier in Tier::ALL {
             assert_eq!(tier_from(tier_message(*tier) as i32), Ok(Some(*tier)));
         }
+        for class in DriftClass::ALL {
+            assert_eq!(drift_from(drift_message(*class) as i32), Ok(Some(*class)));
+        }
+        assert_eq!(absence_from(absence_message(Absence::Missing) as i32), Ok(Some(Absence::Missing)));
         assert_eq!(status_from(0), Ok(None));
         assert!(status_from(99).unwrap_err().contains("99"));
     }

@@ -16,8 +16,9 @@ pub use device::{
     AssignReader, assignment_message, evidence_of, filter_labels, mapping_message, precondition_from,
 };
 pub use kinds::{
-    evidence_from, evidence_message, kind_message, known_kind, origin_from, origin_message, repair_from,
-    repair_message, state_from, state_message, status_from, status_message, tier_from, tier_message,
+    absence_from, absence_message, drift_from, drift_message, evidence_from, evidence_message, kind_message,
+    known_kind, origin_from, origin_message, repair_from, repair_message, state_from, state_message,
+    status_from, status_message, tier_from, tier_message,
 };
 pub use packed::{PackedIds, PackedIdsError, pack_ids};
 pub use topology::{

@@ -70,6 +70,16 @@ pub enum ApiError {
         /// How long the caller may remember this.
         remember_for: Duration,
     },
+    /// The directory does not have the device, and its provisioning service could not be asked.
+    #[error("device `{device}` is not in the directory, and could not be looked for further ({problem}); try again in {} ms", .retry_after.as_millis())]
+    Unverified {
+        /// The device.
+        device: String,
+        /// What stood in the way.
+        problem: String,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// No device is registered under this ID.
     #[error("registration ID `{registration}` is not known{}; check the ID and its scope", told_scope(.scope.as_deref()))]
     RegistrationUnknown {
@@ -230,7 +240,7 @@ impl ApiError {
                 Some(RETRY_ELECTION)
             }
             Self::ReplicaBehind { .. } => Some(RETRY_REPLICA),
-            Self::Overloaded { retry_after, .. } => Some(*retry_after),
+            Self::Overloaded { retry_after, .. } | Self::Unverified { retry_after, .. } => Some(*retry_after),
             Self::NoHub { kind: NegativeKind::Enrolling, remember_for, .. } => Some(*remember_for),
             Self::Rejected(Rejection::Full { .. }) | Self::DiskFull { .. } => Some(RETRY_CAPACITY),
             _ => None,
@@ -283,6 +293,7 @@ fn told_negative(kind: NegativeKind) -> &'static str {
         NegativeKind::Enrolling => "is being assigned; ask again shortly",
         NegativeKind::Disabled => "is disabled at its hub; enable it there or assign it anew",
         NegativeKind::Failed => "failed to register; look at its provisioning and assign it anew",
+        NegativeKind::Missing => "has no identity at its hub; have it register again, or remove it",
     }
 }
 

@@ -117,7 +117,9 @@ fn class(error: &ApiError) -> (Code, ErrorReason) {
             NegativeKind::Enrolling => (Code::Unavailable, ErrorReason::DeviceEnrolling),
             NegativeKind::Disabled => (Code::FailedPrecondition, ErrorReason::DeviceDisabled),
             NegativeKind::Failed => (Code::FailedPrecondition, ErrorReason::DeviceFailed),
+            NegativeKind::Missing => (Code::FailedPrecondition, ErrorReason::DeviceMissing),
         },
+        ApiError::Unverified { .. } => (Code::Unavailable, ErrorReason::DeviceUnverified),
         ApiError::RegistrationUnknown { .. } => (Code::NotFound, ErrorReason::RegistrationUnknown),
         ApiError::RegistrationAmbiguous { .. } => {
             (Code::FailedPrecondition, ErrorReason::RegistrationAmbiguous)
@@ -165,6 +167,9 @@ fn told(error: &ApiError) -> Facts {
         }
         ApiError::NoHub { device, epoch, remember_for, .. } => {
             facts.set("device", device).set("epoch", epoch).set("remember_for_ms", remember_for.as_millis())
+        }
+        ApiError::Unverified { device, problem, retry_after } => {
+            facts.set("device", device).set("problem", problem).set("retry_after_ms", retry_after.as_millis())
         }
         ApiError::RegistrationUnknown { registration, scope } => {
             facts.set("registration", registration).set_some("scope", scope.as_ref())
@@ -291,6 +296,12 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
         ErrorReason::DeviceEnrolling => no_hub(NegativeKind::Enrolling)?,
         ErrorReason::DeviceDisabled => no_hub(NegativeKind::Disabled)?,
         ErrorReason::DeviceFailed => no_hub(NegativeKind::Failed)?,
+        ErrorReason::DeviceMissing => no_hub(NegativeKind::Missing)?,
+        ErrorReason::DeviceUnverified => ApiError::Unverified {
+            device: facts.text("device")?,
+            problem: facts.told("problem")?,
+            retry_after: facts.millis("retry_after_ms")?,
+        },
         ErrorReason::RegistrationUnknown => ApiError::RegistrationUnknown {
             registration: facts.text("registration")?,
             scope: facts.text("scope"),

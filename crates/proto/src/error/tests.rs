@@ -89,6 +89,12 @@ fn errors() -> Vec<ApiError> {
         no_hub(NegativeKind::Enrolling, 4),
         no_hub(NegativeKind::Disabled, 5),
         no_hub(NegativeKind::Failed, 6),
+        no_hub(NegativeKind::Missing, 7),
+        ApiError::Unverified {
+            device: name("d"),
+            problem: name("away"),
+            retry_after: Duration::from_millis(1_200),
+        },
         ApiError::RegistrationUnknown { registration: name("r"), scope: None },
         ApiError::RegistrationUnknown { registration: name("r"), scope: Some(name("0ne1")) },
         ApiError::RegistrationAmbiguous { registration: name("r"), scopes: vec![name("0ne1"), name("0ne2")] },

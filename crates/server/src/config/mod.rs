@@ -1,5 +1,6 @@
 //! One validated struct, read once: flag, then `BERTH_*` environment, then file, then default.
 
+mod azure;
 mod settings;
 
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::raft::Start;
+pub use azure::{AzureConfig, AzureSettings, key_source};
 pub use settings::{CheckpointSettings, LimitSettings, RaftSettings, Settings, StoreSettings};
 
 /// Longest name of a node.
@@ -47,6 +49,8 @@ pub struct Config {
     pub ballast_bytes: u64,
     /// How often what is in memory and on disk is counted and read again; `None` is never.
     pub scrub_interval: Option<Duration>,
+    /// Where Azure is, and by which credentials hubs are asked.
+    pub azure: AzureConfig,
 }
 
 /// Raft's timers.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::azure::AzureSettings;
 use super::{CheckpointPace, Config, ConfigError, Limits, RaftTimers, Start, value};
 
 /// Longest configuration file that is read.
@@ -36,6 +37,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     #[serde(default)]
     pub store: StoreSettings,
+    #[serde(default)]
+    pub azure: AzureSettings,
 }
 
 /// Table `[raft]`.
@@ -145,6 +148,7 @@ impl Settings {
                 ballast_mib: self.store.ballast_mib.or(later.store.ballast_mib),
                 scrub_hours: self.store.scrub_hours.or(later.store.scrub_hours),
             },
+            azure: self.azure.or(later.azure),
         }
     }
 
@@ -200,6 +204,7 @@ impl Settings {
                 0 => None,
                 hours => Some(Duration::from_secs(hours * 3_600)),
             },
+            azure: self.azure.resolve()?,
         };
         config.check()
     }

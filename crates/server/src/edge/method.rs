@@ -191,6 +191,8 @@ impl Methods {
 
 fn class_of(service: &str, method: &str) -> Class {
     match (service, method) {
+        // It may wait for Azure, and shall not take a lookup's place meanwhile.
+        ("LookupService", "Report") => Class::Writes,
         ("LookupService", _) => Class::Lookups,
         ("DeviceService", "List" | "Import" | "Export") => Class::Bulk,
         ("ClusterService", _) => Class::Admin,
@@ -208,7 +210,8 @@ fn class_of(service: &str, method: &str) -> Class {
 
 fn mutates(class: Class, method: &str) -> bool {
     match class {
-        Class::Writes => true,
+        // A report may be repeated at will, so that its fate need not be known.
+        Class::Writes => method != "Report",
         // What is new in administration is taken for a change until somebody says that it only reads.
         Class::Admin => !["Status", "Digest"].contains(&method),
         _ => method == "Import",
@@ -240,6 +243,7 @@ mod tests {
         };
         assert_eq!(class("/berth.v1.LookupService/Lookup"), Class::Lookups);
         assert_eq!(class("/berth.v1.LookupService/LookupStream"), Class::Streams);
+        assert_eq!(class("/berth.v1.LookupService/Report"), Class::Writes);
         assert_eq!(class("/berth.v1.DeviceService/Get"), Class::Lookups);
         assert_eq!(class("/berth.v1.DeviceService/List"), Class::Bulk);
         assert_eq!(class("/berth.v1.DeviceService/BatchAssign"), Class::Writes);

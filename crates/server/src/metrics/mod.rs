@@ -8,6 +8,7 @@ mod edge;
 mod histogram;
 mod node;
 mod process;
+mod reconcile;
 mod rpc;
 mod work;
 
@@ -23,6 +24,7 @@ use prometheus_client::registry::Registry;
 pub use histogram::Histogram;
 pub use node::{RaftMetrics, ScrubMetrics, StoreMetrics, whole};
 pub use process::resident_bytes;
+pub use reconcile::ReconcileMetrics;
 pub use rpc::RpcMetrics;
 pub use work::{LookupOutcome, WorkMetrics};
 
@@ -38,6 +40,8 @@ pub struct Metrics {
     rpc: Arc<RpcMetrics>,
     /// Lookups, writes, groups, read rounds.
     pub work: Arc<WorkMetrics>,
+    /// What is asked of Azure, and what comes of it.
+    pub reconcile: Arc<ReconcileMetrics>,
     /// Where Raft stands.
     pub raft: RaftMetrics,
     /// Where the store stands.
@@ -56,9 +60,11 @@ impl Metrics {
         let berth = registry.sub_registry_with_prefix("berth");
         berth.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let work = Arc::new(WorkMetrics::register(berth));
+        let reconcile = Arc::new(ReconcileMetrics::register(berth));
         let raft = RaftMetrics::register(berth);
         let store = StoreMetrics::register(berth);
-        Arc::new(Self { registry: Mutex::new(registry), sampler: RwLock::new(None), rpc, work, raft, store })
+        let (registry, sampler) = (Mutex::new(registry), RwLock::new(None));
+        Arc::new(Self { registry, sampler, rpc, work, reconcile, raft, store })
     }
 
     /// Sets what is run before each look; a second call replaces the first.
@@ -108,6 +114,10 @@ mod tests {
         metrics.work.write_accepted(10);
         metrics.work.write_refused("CAPACITY_EXHAUSTED");
         metrics.work.read_round(40);
+        metrics.reconcile.called("get registration", "ok");
+        metrics.reconcile.left("0ne00112233", 49);
+        metrics.reconcile.joined();
+        metrics.reconcile.set_drift([(berth_core::reconcile::DriftClass::Pending, 3)].into_iter());
         metrics.set_sampler(Box::new(|metrics| {
             metrics.store.devices.set(7);
             metrics.raft.set_peer_lag([(2, 5)]);
@@ -120,6 +130,10 @@ mod tests {
             "berth_writes_devices_total 10",
             "berth_writes_refused_total{reason=\"CAPACITY_EXHAUSTED\"} 1",
             "berth_read_index_sharers_bucket{le=\"64.0\"} 1",
+            "berth_azure_calls_total{operation=\"get registration\",outcome=\"ok\"} 1",
+            "berth_azure_budget_left{place=\"0ne00112233\"} 49",
+            "berth_reconcile_flights_joined_total 1",
+            "berth_reconcile_drift{class=\"PENDING\"} 3",
             "berth_store_devices 7",
             "berth_raft_peer_lag_entries{node=\"2\"} 5",
             concat!("berth_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),

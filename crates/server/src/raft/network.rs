@@ -1,6 +1,6 @@
 //! Calls to peers, as openraft asks for them.
 //!
-//! Each peer has three connections, so that a snapshot or a full pipeline of entries never stands in
+//! Each peer has four connections, so that a snapshot, a full pipeline of entries or clients' calls never stand in
 //! front of a heartbeat or a vote.
 
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ use super::{snapshot, wire};
 
 /// Bytes of a message between peers: one largest entry, or many small ones, with room to spare.
 pub const PEER_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Connections kept: three for each of the nodes a cluster may have, and some that have moved.
+/// Connections kept: four for each of the nodes a cluster may have, and some that have moved.
 const CHANNELS_MAX: usize = 256;
 /// Peers that are asked for a checkpoint, one after the other.
 pub const NODES_ASKED_MAX: usize = 8;
@@ -43,6 +43,8 @@ const STREAM_OPEN_TIMEOUT: Duration = Duration::from_millis(500);
 const READ_INDEX_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long admitting a node may take: an entry and a change of membership.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the leader may take to answer a client's call that was sent on: longer than it waits for Azure.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a peer may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -65,6 +67,8 @@ enum Lane {
     Entries,
     /// Snapshots.
     Snapshots,
+    /// Clients' calls that are sent on.
+    Forwards,
 }
 
 impl Links {
@@ -128,6 +132,20 @@ impl Links {
             .as_ref()
             .map(wire::from_position)
             .ok_or_else(|| Status::internal("no position in the answer"))
+    }
+
+    /// Sends a client's call on to the leader.
+    ///
+    /// # Errors
+    /// The leader's status, or `Unavailable` when it cannot be reached.
+    pub async fn forward(
+        &self,
+        leader: u64,
+        node: &BerthNode,
+        call: pb::ForwardRequest,
+    ) -> Result<pb::ForwardResponse, Status> {
+        let mut client = self.client(&node.peer_addr, Lane::Forwards).map_err(Status::invalid_argument)?;
+        within(FORWARD_TIMEOUT, client.forward(self.signed(leader, call))).await
     }
 
     /// Opens the last checkpoint of the node `peer` at `addr`, for a node that lost its pages.

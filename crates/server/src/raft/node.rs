@@ -1,9 +1,10 @@
 //! The life of Raft on a node: start, use, stop. Raft has threads of its own, so that requests, a slow
 //! disk or a long answer cannot starve heartbeats.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use berth_proto::internal as pb;
 use berth_store::log::LogStore;
 use berth_store::raft::{Applied, BerthConfig, BerthNode, LogId, Payload};
 use bytes::Bytes;
@@ -23,7 +24,7 @@ use super::identity::{Refusal, SharedKeeper};
 use super::machine::{Clock, MachineView};
 use super::membership::{Applicant, Membership, MembershipError};
 use super::network::{Links, PeerNetwork};
-use super::peer_service::{Machine, PeerPort, Running, leader_of};
+use super::peer_service::{Forwarded, Machine, PeerPort, Running, leader_of};
 use super::read_index::{Barrier, ReadError, ReadIndex, ReadPoint, Role};
 use super::status::{MemberStatus, NodeStatus};
 use super::steward::Steward;
@@ -121,6 +122,7 @@ pub struct RaftNode<SM: Machine> {
     reads: ReadIndex,
     keeper: SharedKeeper,
     links: Arc<Links>,
+    forwarded: Arc<OnceLock<Forwarded>>,
     /// How long a leader may go without an answer of a quorum.
     silence_max: Duration,
     /// `None` once the node has stopped.
@@ -164,9 +166,9 @@ impl<SM: Machine> RaftNode<SM> {
                 return Err(error);
             }
         };
-        let Parts { id, raft, membership, grouper, reads, links } = parts;
+        let Parts { id, raft, membership, grouper, reads, links, forwarded } = parts;
         let runtime = Mutex::new(runtime.keep());
-        Ok(Self { id, raft, membership, grouper, reads, keeper, links, silence_max, runtime })
+        Ok(Self { id, raft, membership, grouper, reads, keeper, links, forwarded, silence_max, runtime })
     }
 
     /// The node's ID.
@@ -225,6 +227,20 @@ impl<SM: Machine> RaftNode<SM> {
     #[must_use]
     pub fn lacks_quorum(&self) -> bool {
         self.status().is_silent_for(self.silence_max)
+    }
+
+    /// From now on clients' calls that other nodes send on are answered; a second call changes nothing.
+    pub fn answer_forwarded(&self, forwarded: Forwarded) {
+        let _ = self.forwarded.set(forwarded);
+    }
+
+    /// Sends a client's call on to the leader, once; `None` where no other node leads as far as this one knows.
+    pub async fn forward(
+        &self,
+        call: pb::ForwardRequest,
+    ) -> Option<Result<pb::ForwardResponse, tonic::Status>> {
+        let (leader, node) = self.leader().filter(|(leader, _)| *leader != self.id)?;
+        Some(self.links.forward(leader, &node, call).await)
     }
 
     /// Changes who belongs to the cluster.
@@ -406,6 +422,7 @@ struct Parts<SM: Machine> {
     grouper: Grouper,
     reads: ReadIndex,
     links: Arc<Links>,
+    forwarded: Arc<OnceLock<Forwarded>>,
 }
 
 /// How long a leader may go without an answer of a quorum.
@@ -428,7 +445,8 @@ async fn assemble<SM: Machine>(
 
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let port = Arc::new(PeerPort::new(Arc::clone(&links), node.clone()));
+    let forwarded = Arc::<OnceLock<Forwarded>>::default();
+    let port = Arc::new(PeerPort::new(Arc::clone(&links), node.clone(), Arc::clone(&forwarded)));
     tokio::spawn(edge::serve_peers(listener, port.service()));
 
     let Place { node_id, found } =
@@ -461,7 +479,7 @@ async fn assemble<SM: Machine>(
     );
     let barrier = RaftBarrier { raft: raft.clone(), links: Arc::clone(&links), id: node_id };
     let reads = ReadIndex::start(barrier, view.applied(), work);
-    Ok(Parts { id: node_id, raft, membership, grouper, reads, links })
+    Ok(Parts { id: node_id, raft, membership, grouper, reads, links, forwarded })
 }
 
 struct RaftReplicate<SM: Machine> {

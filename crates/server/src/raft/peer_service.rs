@@ -2,11 +2,13 @@
 
 use std::io;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use berth_proto::error::ApiError;
 use berth_proto::internal as pb;
 use berth_proto::internal::peer_service_server::{PeerService, PeerServiceServer};
 use berth_store::raft::{BerthConfig, BerthNode, Snapshot, SnapshotHandle};
+use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt};
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver;
@@ -24,6 +26,15 @@ use super::{snapshot, wire};
 
 /// Snapshots sent to nodes that lost their pages, at once: each reads the disk at full speed.
 const FETCHES_MAX: usize = 2;
+/// Clients' calls that other nodes have sent on and that are not answered yet. Further ones are turned away at once.
+const FORWARDED_MAX: usize = 1_024;
+
+/// When a call that was turned away is worth repeating.
+const FORWARDED_RETRY: Duration = Duration::from_millis(200);
+
+/// Answers clients' calls that another node has sent on. It shall not block: it runs on Raft's threads.
+pub type Forwarded =
+    Box<dyn Fn(pb::ForwardRequest) -> BoxFuture<'static, Result<pb::ForwardResponse, Status>> + Send + Sync>;
 
 /// What the service of a node needs. The Raft instance comes when the node has an ID.
 pub struct PeerPort<SM: Machine> {
@@ -34,6 +45,8 @@ pub struct PeerPort<SM: Machine> {
     running: OnceLock<Running<SM>>,
     receiving: Arc<Semaphore>,
     fetching: Arc<Semaphore>,
+    forwarded: Arc<OnceLock<Forwarded>>,
+    forwarding: Semaphore,
 }
 
 /// A state machine that this room can run.
@@ -50,9 +63,9 @@ pub struct Running<SM: Machine> {
 }
 
 impl<SM: Machine> PeerPort<SM> {
-    /// A port that answers nothing yet.
+    /// A port that answers nothing yet. Calls that are sent on go to `forwarded`, once that is set.
     #[must_use]
-    pub fn new(links: Arc<Links>, node: BerthNode) -> Self {
+    pub fn new(links: Arc<Links>, node: BerthNode, forwarded: Arc<OnceLock<Forwarded>>) -> Self {
         Self {
             links,
             node,
@@ -60,6 +73,8 @@ impl<SM: Machine> PeerPort<SM> {
             running: OnceLock::new(),
             receiving: Arc::new(Semaphore::new(1)),
             fetching: Arc::new(Semaphore::new(FETCHES_MAX)),
+            forwarded,
+            forwarding: Semaphore::new(FORWARDED_MAX),
         }
     }
 
@@ -229,6 +244,25 @@ impl<SM: Machine> PeerService for PeerPort<SM> {
             })?;
         let at = wire::position(linearizer.read_log_id().log_id());
         Ok(Response::new(pb::ReadIndexResponse { at: Some(at) }))
+    }
+
+    async fn forward(
+        &self,
+        request: Request<pb::ForwardRequest>,
+    ) -> Result<Response<pb::ForwardResponse>, Status> {
+        self.checked(&request)?;
+        let Some(forwarded) = self.forwarded.get() else {
+            return Err(Status::unavailable("this node is starting; try again shortly"));
+        };
+        let Ok(_turn) = self.forwarding.try_acquire() else {
+            return Err(ApiError::Overloaded {
+                what: "calls that other nodes sent on".to_owned(),
+                limit: FORWARDED_MAX as u64,
+                retry_after: FORWARDED_RETRY,
+            }
+            .into());
+        };
+        forwarded(request.into_inner()).await.map(Response::new)
     }
 
     async fn fetch_snapshot(

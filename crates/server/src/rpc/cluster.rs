@@ -29,8 +29,14 @@ pub struct ClusterApi {
 
 impl ClusterApi {
     /// The service over these parts of a node.
-    pub fn new(directory: Directory, raft: Arc<RaftNode<Machine>>, machine: Handle, log: LogStore) -> Self {
-        Self { api: Api::new(directory.clone()), directory, raft, machine, log, started: Instant::now() }
+    pub fn new(
+        api: Api,
+        directory: Directory,
+        raft: Arc<RaftNode<Machine>>,
+        machine: Handle,
+        log: LogStore,
+    ) -> Self {
+        Self { api, directory, raft, machine, log, started: Instant::now() }
     }
 
     /// As a gRPC service.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
-use berth_core::{DeviceIdRef, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
+use berth_core::{DeviceId, DeviceIdRef, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
 use berth_proto::convert::{
     Consistency, PackedIds, duration_message, evidence_of, state_message, status_message,
 };
 use berth_proto::error::ApiError;
+use berth_proto::internal as peer;
 use berth_proto::v1::lookup_request::Device;
 use berth_proto::v1::lookup_response::Result as LookupAnswer;
 use berth_proto::v1::lookup_service_server::LookupService;
@@ -15,7 +16,7 @@ use berth_proto::v1::lookup_stream_response::Result as StreamAnswer;
 use berth_proto::v1::{
     AcceptState, BatchHub, BatchLookupRequest, BatchLookupResponse, BatchNegative, LookupRequest,
     LookupResponse, LookupResult, LookupRouteRequest, LookupRouteResponse, LookupStreamRequest,
-    LookupStreamResponse, Negative, NegativeKind,
+    LookupStreamResponse, Negative, NegativeKind, ReportRequest, ReportResponse,
 };
 use berth_store::machine::Snapshot;
 use futures_util::{Stream, StreamExt};
@@ -23,9 +24,11 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::Api;
 use super::names::{self, Found, Named};
+use super::report::From as Bearer;
 use crate::directory::data_loss;
 use crate::edge::LookupGate;
 use crate::metrics::LookupOutcome;
+use crate::raft::Role;
 
 /// Most IDs of one batch: its answer must stay within a few milliseconds and megabytes.
 const BATCH_IDS_MAX: usize = 10_000;
@@ -60,6 +63,10 @@ impl LookupService for Api {
             async move { Ok(api.look_up_tagged(message?, gate.as_ref()).await) }
         });
         Ok(Response::new(Box::pin(answers.buffer_unordered(STREAM_IN_FLIGHT_MAX))))
+    }
+
+    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        Ok(Response::new(self.take_report(request.into_inner(), Bearer::Client).await?))
     }
 
     async fn lookup_route(
@@ -112,6 +119,17 @@ impl Api {
         let consistency = Consistency::from_message(asked.consistency.as_ref())?;
         let (fresh, found) = self.directory.find(consistency, |snapshot| named.find(snapshot)).await?;
         let confirmed = consistency == Consistency::Linearizable;
+        let (fresh, found) = match &named {
+            Named::Device(device)
+                if confirmed
+                    && found.mapping.is_none()
+                    && self.reconciler.reads_through(&fresh.snapshot, device) =>
+            {
+                self.look_further(device, fresh.role).await?;
+                self.directory.find(consistency, |snapshot| named.find(snapshot)).await?
+            }
+            _ => (fresh, found),
+        };
         let result = match (names::negative(found.mapping.as_ref()), &found.mapping) {
             (None, Some(mapping)) => {
                 LookupAnswer::Found(result_of(&fresh.snapshot, &named, &found.name, mapping))
@@ -128,6 +146,21 @@ impl Api {
             }
         };
         Ok(LookupResponse { header: Some(self.header(&fresh)), result: Some(result) })
+    }
+
+    /// Has the leader look for a device that the directory does not have. Where this goes well, it has news of it.
+    async fn look_further(&self, device: &DeviceId, role: Role) -> Result<(), ApiError> {
+        if role == Role::Leader {
+            return self.reconciler.read_through(device).await.map_err(|error| match error {
+                ApiError::NotLeader { .. } => {
+                    ApiError::NoQuorum { cause: "the leadership changed".to_owned() }
+                }
+                told => told,
+            });
+        }
+        let search = peer::ReadThrough { device_id: device.to_string() };
+        let call = peer::ForwardRequest { call: Some(peer::forward_request::Call::ReadThrough(search)) };
+        self.reconciler.forward(call).await.map(drop)
     }
 
     async fn look_up_batch(&self, asked: &BatchLookupRequest) -> Result<BatchLookupResponse, ApiError> {
@@ -218,11 +251,12 @@ fn negative_outcome(kind: NegativeKind) -> LookupOutcome {
         NegativeKind::Unassigned
         | NegativeKind::Enrolling
         | NegativeKind::Disabled
-        | NegativeKind::Failed => LookupOutcome::Unavailable,
+        | NegativeKind::Failed
+        | NegativeKind::Missing => LookupOutcome::Unavailable,
     }
 }
 
-fn result_of(snapshot: &Snapshot, named: &Named, device: &str, mapping: &Mapping) -> LookupResult {
+pub(super) fn result_of(snapshot: &Snapshot, named: &Named, device: &str, mapping: &Mapping) -> LookupResult {
     let topology = snapshot.topology();
     let hub = mapping.hub.and_then(|no| topology.hub(no));
     let stamp = hub.and_then(|hub| topology.stamp(hub.stamp));
@@ -241,7 +275,7 @@ fn result_of(snapshot: &Snapshot, named: &Named, device: &str, mapping: &Mapping
     }
 }
 
-fn negative_message(
+pub(super) fn negative_message(
     negative: Option<(NegativeKind, std::time::Duration)>,
     mapping: Option<&Mapping>,
     confirmed: bool,

@@ -9,10 +9,14 @@ mod import;
 mod list;
 mod lookup;
 mod names;
+mod report;
 mod scan;
 mod size;
 mod topology;
 
+use berth_core::DeviceId;
+use berth_proto::error::ApiError;
+use berth_proto::internal as peer;
 use berth_proto::v1::device_service_server::DeviceServiceServer;
 use berth_proto::v1::lookup_service_server::LookupServiceServer;
 use berth_proto::v1::topology_service_server::TopologyServiceServer;
@@ -21,6 +25,8 @@ pub use cluster::ClusterApi;
 pub use size::SizedLookup;
 
 use crate::directory::Directory;
+use crate::raft::Forwarded;
+use crate::reconcile::Reconciler;
 
 /// Longest request of a single lookup, in bytes: an ID, a token, and room for fields to come.
 const LOOKUP_BYTES_MAX: usize = 64 * 1024;
@@ -35,12 +41,46 @@ const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub struct Api {
     directory: Directory,
+    reconciler: Reconciler,
 }
 
 impl Api {
-    /// Services over `directory`.
-    pub fn new(directory: Directory) -> Self {
-        Self { directory }
+    /// Services over `directory`; what callers saw at hubs goes to `reconciler`.
+    pub fn new(directory: Directory, reconciler: Reconciler) -> Self {
+        Self { directory, reconciler }
+    }
+
+    /// What answers the calls that other nodes send on, on the current runtime.
+    pub fn forwarded(&self) -> Forwarded {
+        let (api, runtime) = (self.clone(), tokio::runtime::Handle::current());
+        Box::new(move |request| {
+            let api = api.clone();
+            // Peers are served on Raft's own threads, which shall not wait for Azure.
+            let answering = runtime.spawn(async move { api.answer_peer(request).await });
+            Box::pin(async move {
+                match answering.await {
+                    Ok(answered) => answered.map_err(tonic::Status::from),
+                    Err(error) => Err(answer::misfit_task(&error).into()),
+                }
+            })
+        })
+    }
+
+    async fn answer_peer(&self, request: peer::ForwardRequest) -> Result<peer::ForwardResponse, ApiError> {
+        let answer = match request.call {
+            Some(peer::forward_request::Call::Report(report)) => {
+                let answer = self.take_report(report, report::From::Peer).await?;
+                peer::forward_response::Answer::Report(answer)
+            }
+            Some(peer::forward_request::Call::ReadThrough(search)) => {
+                let device = DeviceId::parse(&search.device_id);
+                let device = device.map_err(|error| ApiError::invalid("device_id", error))?;
+                self.reconciler.read_through(&device).await?;
+                peer::forward_response::Answer::LookAgain(peer::Empty {})
+            }
+            None => return Err(ApiError::invalid("call", "is of a kind that this build does not know")),
+        };
+        Ok(peer::ForwardResponse { answer: Some(answer) })
     }
 
     /// The lookup service, with a small limit for single lookups and a larger one for batches.

@@ -15,6 +15,7 @@ use crate::edge::ListenError;
 use crate::raft::identity::{IdentityError, SharedKeeper};
 use crate::raft::node::ClusterSeed;
 use crate::raft::{Clock, Dial, RaftStartError, SystemClock, TcpDial};
+use crate::reconcile::Authority;
 
 /// What a node takes from its surroundings, so that a test or a simulation can set it.
 #[derive(Clone)]
@@ -27,6 +28,8 @@ pub struct Injected {
     pub entropy: Arc<dyn Entropy>,
     /// How the state machine is opened.
     pub machine: MachineOptions,
+    /// Who is asked about devices; Azure, where the configuration says that it is, if `None`.
+    pub authority: Option<Arc<dyn Authority>>,
 }
 
 impl Default for Injected {
@@ -36,6 +39,7 @@ impl Default for Injected {
             dial: Arc::new(TcpDial),
             entropy: Arc::new(SystemEntropy),
             machine: MachineOptions::default(),
+            authority: None,
         }
     }
 }
@@ -106,6 +110,9 @@ pub enum StartError {
     /// A thread of the opening ended.
     #[error("opening the data directory failed: {0}")]
     Opening(String),
+    /// Azure cannot be reached as configured.
+    #[error("the settings in [azure] cannot be used: {0}")]
+    Azure(#[from] berth_azure::EndpointError),
     /// The reflection service cannot be built.
     #[error("the reflection service cannot be built: {0}")]
     Reflection(String),

@@ -4,6 +4,7 @@
 mod devices;
 mod imports;
 mod lookups;
+mod reports;
 mod topology;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,11 @@ impl Bench {
     }
 
     async fn start_with(limits: LimitSettings) -> Self {
+        let settings = Settings { limits, ..Settings::default() };
+        Self::start_on(settings, Injected::default()).await
+    }
+
+    async fn start_on(settings: Settings, injected: Injected) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings {
             data_dir: Some(dir.path().to_path_buf()),
@@ -42,11 +48,10 @@ impl Bench {
             listen: Some("127.0.0.1:0".to_owned()),
             peer_listen: Some("127.0.0.1:0".to_owned()),
             http_listen: Some("127.0.0.1:0".to_owned()),
-            limits,
-            ..Settings::default()
+            ..settings
         };
         let config = Config::from_settings([settings]).unwrap();
-        let node = Node::start(config, Injected::default()).await.unwrap();
+        let node = Node::start(config, injected).await.unwrap();
         node.health().watch_read().wait_for(|serving| *serving == Serving::Yes).await.unwrap();
         node.health().watch_write().wait_for(|serving| *serving == Serving::Yes).await.unwrap();
         let channel = Channel::from_shared(format!("http://{}", node.addresses().client))

@@ -10,7 +10,7 @@ use berth_proto::v1::lookup_service_client::LookupServiceClient;
 use berth_proto::v1::lookup_service_server::{LookupService, LookupServiceServer};
 use berth_proto::v1::{
     BatchLookupRequest, BatchLookupResponse, LookupRequest, LookupResponse, LookupRouteRequest,
-    LookupRouteResponse, LookupStreamRequest, LookupStreamResponse,
+    LookupRouteResponse, LookupStreamRequest, LookupStreamResponse, ReportRequest, ReportResponse,
 };
 use futures_util::{Stream, StreamExt};
 use tokio::sync::{Semaphore, oneshot};
@@ -132,5 +132,9 @@ impl LookupService for Desk {
         _: Request<LookupRouteRequest>,
     ) -> Result<Response<LookupRouteResponse>, Status> {
         Err(Status::data_loss("a page is damaged"))
+    }
+
+    async fn report(&self, _: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
+        Ok(Response::new(ReportResponse::default()))
     }
 }

@@ -1,0 +1,113 @@
+//! Table `[azure]`: where Azure is, and by which credentials hubs are asked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use berth_azure::id::HostName;
+use berth_azure::{EndpointError, Endpoints, KeySource, OVERRIDES_MAX};
+use berth_core::HubName;
+use serde::Deserialize;
+
+use super::{ConfigError, value};
+
+/// Table `[azure]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct AzureSettings {
+    pub authority_file: Option<PathBuf>,
+    pub all_at: Option<String>,
+    pub addresses: Option<BTreeMap<String, String>>,
+    pub plain_http: Option<bool>,
+    pub hub_credentials: Option<BTreeMap<String, String>>,
+}
+
+/// Where Azure is, and by which credentials hubs are asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AzureConfig {
+    /// A PEM file with certificate authorities that are trusted besides the public ones.
+    pub authority_file: Option<PathBuf>,
+    /// Where every host is dialled that has no address of its own.
+    pub all_at: Option<HostName>,
+    /// Where single hosts are dialled.
+    pub addresses: BTreeMap<HostName, HostName>,
+    /// Speak plain http to the hosts in `addresses`.
+    pub plain_http: bool,
+    /// Where the connection string of each hub is kept.
+    pub hub_credentials: BTreeMap<HubName, KeySource>,
+}
+
+impl AzureSettings {
+    pub(super) fn or(self, later: Self) -> Self {
+        Self {
+            authority_file: self.authority_file.or(later.authority_file),
+            all_at: self.all_at.or(later.all_at),
+            addresses: self.addresses.or(later.addresses),
+            plain_http: self.plain_http.or(later.plain_http),
+            hub_credentials: self.hub_credentials.or(later.hub_credentials),
+        }
+    }
+
+    pub(super) fn resolve(self) -> Result<AzureConfig, ConfigError> {
+        let host = |setting: &'static str, text: &str| {
+            HostName::new(text).map_err(|error| value(setting, text, error.to_string()))
+        };
+        let all_at = self.all_at.map(|text| host("azure.all_at", &text)).transpose()?;
+        let addresses = self.addresses.unwrap_or_default();
+        if addresses.len() > OVERRIDES_MAX {
+            let problem = format!("at most {OVERRIDES_MAX} hosts may have addresses of their own");
+            return Err(value("azure.addresses", addresses.len(), problem));
+        }
+        let pair =
+            |(of, at): (&String, &String)| Ok((host("azure.addresses", of)?, host("azure.addresses", at)?));
+        let addresses = addresses.iter().map(pair).collect::<Result<_, ConfigError>>()?;
+        let credential = |(hub, reference): (&String, &String)| {
+            let setting = "azure.hub_credentials";
+            let name = HubName::parse(hub).map_err(|error| value(setting, hub, error.to_string()))?;
+            let source = key_source(reference).map_err(|problem| value(setting, hub, problem))?;
+            Ok((name, source))
+        };
+        let hub_credentials = self.hub_credentials.unwrap_or_default();
+        let hub_credentials = hub_credentials.iter().map(credential).collect::<Result<_, ConfigError>>()?;
+        let plain_http = self.plain_http.unwrap_or(false);
+        Ok(AzureConfig {
+            authority_file: self.authority_file,
+            all_at,
+            addresses,
+            plain_http,
+            hub_credentials,
+        })
+    }
+}
+
+impl AzureConfig {
+    /// How each host is reached.
+    ///
+    /// # Errors
+    /// [`EndpointError`] where the certificate file cannot be used.
+    pub fn endpoints(&self) -> Result<Endpoints, EndpointError> {
+        let mut endpoints = Endpoints::public();
+        if let Some(file) = &self.authority_file {
+            endpoints = endpoints.trust_file(file)?;
+        }
+        if let Some(address) = &self.all_at {
+            endpoints = endpoints.all_at(address.clone());
+        }
+        Ok(self.addresses.iter().fold(endpoints, |endpoints, (host, address)| {
+            let (host, address) = (host.clone(), address.clone());
+            if self.plain_http { endpoints.plain_at(host, address) } else { endpoints.at(host, address) }
+        }))
+    }
+}
+
+/// The place that a reference to a credential names: `file:PATH` or `env:NAME`.
+///
+/// # Errors
+/// A sentence that says how to write one. It does not repeat the reference, which may be a secret put there by mistake.
+pub fn key_source(reference: &str) -> Result<KeySource, String> {
+    match reference.split_once(':') {
+        Some(("file", path)) if !path.is_empty() => Ok(KeySource::File(path.into())),
+        Some(("env", name)) if !name.is_empty() => Ok(KeySource::Environment(name.to_owned())),
+        _ => Err("the reference to a credential is neither file:PATH nor env:NAME".to_owned()),
+    }
+}

@@ -1,0 +1,63 @@
+//! What the reconciler asked of Azure, what it did not have to ask, and what it found.
+
+use berth_core::reconcile::DriftClass;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::whole;
+
+/// Counters of the reconciler; those of a node that does not lead stand still.
+#[derive(Debug, Default)]
+pub struct ReconcileMetrics {
+    calls: Family<[(&'static str, &'static str); 2], Counter>,
+    budget: Family<[(&'static str, String); 1], Gauge<i64>>,
+    joined: Counter,
+    remembered: Counter,
+    drift: Family<[(&'static str, &'static str); 1], Gauge<i64>>,
+}
+
+impl ReconcileMetrics {
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let help = "Questions to Azure, by operation and outcome; those over budget were not sent";
+        registry.register("azure_calls", help, metrics.calls.clone());
+        let help = "Operations that may be used at once, as of the last question, by scope and hub";
+        registry.register("azure_budget_left", help, metrics.budget.clone());
+        let help = "Reports that shared the question of another";
+        registry.register("reconcile_flights_joined", help, metrics.joined.clone());
+        let help = "Reports answered by what was found shortly before";
+        registry.register("reconcile_remembered", help, metrics.remembered.clone());
+        let help = "Devices known to be in disagreement with Azure, by class; on the leader only";
+        registry.register("reconcile_drift", help, metrics.drift.clone());
+        metrics
+    }
+
+    /// Counts a question; operation and outcome are of fixed lists.
+    pub fn called(&self, operation: &'static str, outcome: &'static str) {
+        self.calls.get_or_create(&[("operation", operation), ("outcome", outcome)]).inc();
+    }
+
+    /// Sets what is left for a scope or hub.
+    pub fn left(&self, place: &str, operations: u64) {
+        self.budget.get_or_create(&[("place", place.to_owned())]).set(whole(operations));
+    }
+
+    /// Counts a report that waited for another's answer.
+    pub fn joined(&self) {
+        self.joined.inc();
+    }
+
+    /// Counts a report that needed no question.
+    pub fn remembered(&self) {
+        self.remembered.inc();
+    }
+
+    /// Sets how many devices are in drift.
+    pub fn set_drift(&self, counts: impl Iterator<Item = (DriftClass, usize)>) {
+        for (class, count) in counts {
+            self.drift.get_or_create(&[("class", class.name())]).set(whole(count as u64));
+        }
+    }
+}

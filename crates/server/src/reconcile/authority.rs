@@ -1,0 +1,68 @@
+//! What the reconciler asks of Azure. A trait, so that a test can script the answers.
+
+use std::time::Duration;
+
+use berth_core::reconcile::{IdentitySeen, RegistrationSeen};
+use berth_core::{DeviceId, HubName, RegistrationId, Scope};
+use futures_util::future::BoxFuture;
+
+/// Answers to one question each.
+///
+/// Obligations: each call sends at most one request, as its caller has taken leave from a budget for exactly one; it
+/// ends by itself within some seconds; no error tells a secret.
+pub trait Authority: Send + Sync + 'static {
+    /// How DPS has a registration; `None` where it has no record of one.
+    fn registration<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: &'a RegistrationId,
+    ) -> BoxFuture<'a, Result<Option<RegistrationSeen>, Trouble>>;
+
+    /// What an enrollment of its own says of a device; `None` where there is none.
+    fn enrollment<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: &'a RegistrationId,
+    ) -> BoxFuture<'a, Result<Option<RegistrationSeen>, Trouble>>;
+
+    /// How a hub's registry has a device.
+    fn identity<'a>(
+        &'a self,
+        hub: &'a HubName,
+        device: &'a DeviceId,
+    ) -> BoxFuture<'a, Result<IdentitySeen, Trouble>>;
+}
+
+/// Why there is no answer. The directory stands in each case.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// Azure has too much to do.
+    #[error("Azure throttles: {problem}")]
+    Throttled {
+        /// What Azure said.
+        problem: String,
+        /// How long it asked to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// Azure cannot be reached, or failed.
+    #[error("Azure is away: {0}")]
+    Away(String),
+    /// The answer is not what such an answer must be.
+    #[error("Azure's answer makes no sense: {0}")]
+    Nonsense(String),
+    /// There is no credential for this, or Azure does not take it.
+    #[error("Azure may not be asked: {0}")]
+    NoAccess(String),
+}
+
+impl Trouble {
+    /// Its name in metrics.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Throttled { .. } => "throttled",
+            Self::Away(_) => "away",
+            Self::Nonsense(_) => "nonsense",
+            Self::NoAccess(_) => "no_access",
+        }
+    }
+}

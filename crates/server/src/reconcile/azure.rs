@@ -1,0 +1,208 @@
+//! The real Azure as an [`Authority`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_azure::dps::{ProvisioningStatus, RegistrationState, RegistrationStatus};
+use berth_azure::{
+    AzureError, Client, Credential, CredentialError, EndpointError, KeySource, Missing, System, Transport,
+    dps, hub, id,
+};
+use berth_core::reconcile::{IdentitySeen, RegistrationSeen};
+use berth_core::{DeviceId, HubName, RegistrationId, Scope, ScopeNo, Timestamp};
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::authority::{Authority, Trouble};
+use crate::config::{AzureConfig, key_source};
+
+/// How long one question may take: a hub delays reads for seconds before it refuses any (IoT Hub, quotas and throttling).
+const CALL_WITHIN: Duration = Duration::from_secs(10);
+
+/// DPS instances and hubs, as the topology and the configuration name them.
+pub struct AzureAuthority {
+    client: Client,
+    hub_credentials: BTreeMap<HubName, KeySource>,
+    /// One for each scope and hub of the topology that was ever asked.
+    doors: Mutex<Doors>,
+}
+
+#[derive(Default)]
+struct Doors {
+    scopes: BTreeMap<ScopeNo, (Scope, dps::Service)>,
+    hubs: BTreeMap<HubName, hub::Service>,
+}
+
+impl AzureAuthority {
+    /// Azure where the configuration says that it is. Nothing is called and no credential is read yet.
+    ///
+    /// # Errors
+    /// [`EndpointError`] where the certificate file is unreadable or addresses make no sense.
+    pub fn new(config: &AzureConfig) -> Result<Self, EndpointError> {
+        let transport = Transport::new(config.endpoints()?)?;
+        // The budget is taken by the caller, for one request a question.
+        let client = Client::new(transport, Arc::new(System::new())).within(CALL_WITHIN).attempts(1);
+        Ok(Self { client, hub_credentials: config.hub_credentials.clone(), doors: Mutex::default() })
+    }
+
+    fn dps(&self, scope: &Scope) -> Result<dps::Service, Trouble> {
+        if let Some((of, service)) = self.doors.lock().scopes.get(&scope.no)
+            && (&of.service_host, &of.credential_ref) == (&scope.service_host, &scope.credential_ref)
+        {
+            return Ok(service.clone());
+        }
+        let refused = |problem: String| Trouble::NoAccess(format!("scope `{}`: {problem}", scope.name));
+        let host = id::HostName::new(&scope.service_host).map_err(|error| refused(error.to_string()))?;
+        let credential = key_source(&scope.credential_ref)
+            .map_err(&refused)
+            .and_then(|source| credential(source, &host).map_err(&refused))?;
+        let service = dps::Service::new(self.client.clone(), host, credential);
+        self.doors.lock().scopes.insert(scope.no, (scope.clone(), service.clone()));
+        Ok(service)
+    }
+
+    fn hub(&self, name: &HubName) -> Result<hub::Service, Trouble> {
+        if let Some(service) = self.doors.lock().hubs.get(name) {
+            return Ok(service.clone());
+        }
+        let refused = |problem: String| Trouble::NoAccess(format!("hub `{name}`: {problem}"));
+        let source = self.hub_credentials.get(name).ok_or_else(|| {
+            refused("no credential is configured; name one in [azure.hub_credentials]".to_owned())
+        })?;
+        let host = id::HostName::new(name.as_str()).map_err(|error| refused(error.to_string()))?;
+        let credential = credential(source.clone(), &host).map_err(&refused)?;
+        let service = hub::Service::new(self.client.clone(), host, credential);
+        self.doors.lock().hubs.insert(name.clone(), service.clone());
+        Ok(service)
+    }
+}
+
+/// The credential in `source`, which has to be one for `host`: what is signed for one host shall not go to another.
+fn credential(source: KeySource, host: &id::HostName) -> Result<Arc<Credential>, String> {
+    let credential =
+        Credential::connection_string(source.clone()).map_err(|error: CredentialError| error.to_string())?;
+    match credential.host() {
+        Some(named) if named == host => Ok(credential),
+        Some(named) => Err(format!("{source} is for host {named}, not for {host}")),
+        None => Err(format!("{source} names no host")),
+    }
+}
+
+impl Authority for AzureAuthority {
+    fn registration<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: &'a RegistrationId,
+    ) -> BoxFuture<'a, Result<Option<RegistrationSeen>, Trouble>> {
+        Box::pin(async move {
+            let asked = registration_id(id)?;
+            match self.dps(scope)?.registration(&asked).await {
+                Ok(state) => seen(&asked, &state).map(Some),
+                Err(error) if error.is_missing(Missing::Registration) => Ok(None),
+                Err(error) => Err(trouble(error)),
+            }
+        })
+    }
+
+    fn enrollment<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: &'a RegistrationId,
+    ) -> BoxFuture<'a, Result<Option<RegistrationSeen>, Trouble>> {
+        Box::pin(async move {
+            let asked = registration_id(id)?;
+            let enrollment = match self.dps(scope)?.enrollment(&asked).await {
+                Ok(enrollment) => enrollment,
+                Err(error) if error.is_missing(Missing::Enrollment) => return Ok(None),
+                Err(error) => return Err(trouble(error)),
+            };
+            if enrollment.registration_id != asked {
+                return Err(other_registration(&asked, enrollment.registration_id.as_str()));
+            }
+            if enrollment.provisioning_status == Some(ProvisioningStatus::Disabled) {
+                return Ok(Some(RegistrationSeen::Disabled));
+            }
+            match &enrollment.registration_state {
+                Some(state) => seen(&asked, state).map(Some),
+                None => Ok(Some(RegistrationSeen::Unassigned)),
+            }
+        })
+    }
+
+    fn identity<'a>(
+        &'a self,
+        hub: &'a HubName,
+        device: &'a DeviceId,
+    ) -> BoxFuture<'a, Result<IdentitySeen, Trouble>> {
+        Box::pin(async move {
+            let asked = id::DeviceId::new(device.as_str()).map_err(|e| Trouble::Nonsense(e.to_string()))?;
+            match self.hub(hub)?.identity(&asked).await {
+                Ok(identity) if identity.device_id != asked => Err(Trouble::Nonsense(format!(
+                    "hub `{hub}` was asked for device `{asked}` and told of `{}`",
+                    identity.device_id
+                ))),
+                Ok(identity) if identity.is_enabled() => Ok(IdentitySeen::Enabled),
+                Ok(_) => Ok(IdentitySeen::Disabled),
+                Err(error) if error.is_missing(Missing::Device) => Ok(IdentitySeen::Missing),
+                Err(error) => Err(trouble(error)),
+            }
+        })
+    }
+}
+
+fn registration_id(id: &RegistrationId) -> Result<id::RegistrationId, Trouble> {
+    id::RegistrationId::new(id.as_str()).map_err(|error| Trouble::Nonsense(error.to_string()))
+}
+
+fn other_registration(asked: &id::RegistrationId, told: &str) -> Trouble {
+    Trouble::Nonsense(format!("DPS was asked for registration `{asked}` and told of `{told}`"))
+}
+
+/// A registration as the core knows it. Half an answer is none.
+fn seen(asked: &id::RegistrationId, state: &RegistrationState) -> Result<RegistrationSeen, Trouble> {
+    if let Some(told) = state.registration_id.as_ref().filter(|told| *told != asked) {
+        return Err(other_registration(asked, told.as_str()));
+    }
+    let lacks = |what: &str| Trouble::Nonsense(format!("registration `{asked}` is assigned, without {what}"));
+    let illegal = |error: berth_core::IdError| Trouble::Nonsense(error.to_string());
+    let updated = state.last_updated_date_time_utc.and_then(|at| at.since_unix());
+    let updated = updated.map(|at| Timestamp(u64::try_from(at.as_millis()).unwrap_or(u64::MAX)));
+    Ok(match &state.status {
+        RegistrationStatus::Assigned => {
+            let hub = state.assigned_hub.as_ref().ok_or_else(|| lacks("a hub"))?;
+            let device = state.device_id.as_ref().ok_or_else(|| lacks("a device ID"))?;
+            RegistrationSeen::Assigned {
+                hub: HubName::parse(hub.as_str()).map_err(illegal)?,
+                device: DeviceId::parse(device.as_str()).map_err(illegal)?,
+                updated,
+            }
+        }
+        RegistrationStatus::Assigning => RegistrationSeen::Assigning,
+        RegistrationStatus::Unassigned => RegistrationSeen::Unassigned,
+        RegistrationStatus::Disabled => RegistrationSeen::Disabled,
+        RegistrationStatus::Failed => RegistrationSeen::Failed { updated },
+        RegistrationStatus::Other(word) => {
+            let word: String = word.chars().take(32).collect();
+            return Err(Trouble::Nonsense(format!("registration `{asked}` has the unknown status `{word}`")));
+        }
+    })
+}
+
+fn trouble(error: AzureError) -> Trouble {
+    let problem = error.to_string();
+    match error {
+        AzureError::Throttled { told } => Trouble::Throttled { problem, retry_after: told.retry_after },
+        AzureError::Unauthorized { .. } | AzureError::Forbidden { .. } | AzureError::Credential { .. } => {
+            Trouble::NoAccess(problem)
+        }
+        AzureError::Unavailable { told } if told.retry_after.is_some() => {
+            Trouble::Throttled { problem, retry_after: told.retry_after }
+        }
+        AzureError::Unavailable { .. }
+        | AzureError::Deadline { .. }
+        | AzureError::Connect { .. }
+        | AzureError::Broken { .. } => Trouble::Away(problem),
+        _ => Trouble::Nonsense(problem),
+    }
+}
