@@ -23,7 +23,7 @@ pub(crate) const CONTINUATION: HeaderName = HeaderName::from_static("x-ms-contin
 pub(crate) const ITEM_COUNT: HeaderName = HeaderName::from_static("x-ms-max-item-count");
 pub(crate) const ITEM_TYPE: HeaderName = HeaderName::from_static("x-ms-item-type");
 
-/// What an operation is about: where Azure gives no number, a 404 means that this is missing.
+/// What an operation is about: where a service gives a name but no number, its 404 means that this is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
     Device,

@@ -143,7 +143,7 @@ pub enum AzureError {
         /// What Azure said.
         told: Box<Told>,
     },
-    /// The answer is not what such an answer must be.
+    /// The answer is not what such an answer must be; also a 404 that is not the service's own.
     #[error(
         "{place} answered nonsense (HTTP {status}): expected {expected}, but {problem}; it begins {begins}"
     )]
@@ -240,10 +240,23 @@ impl AzureError {
         Self::Invalid { operation, problem: problem.into() }
     }
 
-    /// Understands an answer that says no.
+    /// Understands an answer that says no. A 404 says that something is missing only where it comes from the service.
     pub(crate) fn told(place: Place, subject: Subject, answer: Refusal<'_>) -> Self {
         let found = envelope::read(answer.headers, answer.body);
         let status = answer.status.as_u16();
+        let is_of_service = found.is_of_service(status);
+        // Whatever stands in between says 404 too, and a device is not to be given up for that.
+        if status == 404 && !is_of_service {
+            return Self::Nonsense {
+                place,
+                status,
+                expected: "an error of the service",
+                problem: "HTTP 404 has no code of the service's".to_owned(),
+                begins: first_bytes(answer.body),
+            };
+        }
+        // What is in conflict follows from what was asked for only if the service itself said so.
+        let subject = if is_of_service { subject } else { Subject::Other };
         let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
         let retry_after = retry_after(answer.headers, answer.now).or_else(|| {
             // IoT Hub's throttle says it in words only.
