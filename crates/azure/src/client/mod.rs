@@ -131,9 +131,11 @@ impl Door {
         self.send_due(&request, self.client.due()).await
     }
 
-    /// Understands as a refusal what was at first taken for an answer.
-    pub(crate) fn refusal(&self, reply: &Reply, subject: Subject) -> AzureError {
-        self.understood(subject, &[], &reply.place, &reply.answer, 1)
+    /// Understands as a refusal what was at first taken for an answer; none where it is not the service's own.
+    pub(crate) fn refusal(&self, reply: &Reply, subject: Subject) -> Option<AzureError> {
+        let Answer { status, headers, body } = &reply.answer;
+        crate::error::is_of_service(*status, headers, body)
+            .then(|| self.understood(subject, &[], &reply.place, &reply.answer, reply.attempts))
     }
 
     /// The same, within what is left of a longer call.
@@ -143,9 +145,14 @@ impl Door {
         let mut sent = 0;
         let mut last = "nothing was tried before".to_owned();
         let mut renewed = false;
+        // A later answer may be about what an earlier request did.
+        let mut perhaps_served = false;
+        let told = |error: AzureError, perhaps_served: bool| {
+            if perhaps_served { error.after_perhaps_served() } else { error }
+        };
         loop {
             let failed = match self.attempt(request, &place, due, &mut sent, &last).await {
-                Ok(answer) => return Ok(Reply { place, answer }),
+                Ok(answer) => return Ok(Reply { place, answer, attempts: sent }),
                 Err(failed) => failed,
             };
             let error = failed.error;
@@ -161,12 +168,13 @@ impl Door {
                 continue;
             }
             if !retry::may_repeat(&error, request.repeat) {
-                return Err(error);
+                return Err(told(error, perhaps_served));
             }
             let (draw, asked) = (surroundings.draw(), error.retry_after());
             let Some(wait) = retry::wait(sent, self.client.attempts_max, draw, asked, left) else {
-                return Err(error);
+                return Err(told(error, perhaps_served));
             };
+            perhaps_served |= !request.is_read && error.outcome_unknown();
             tracing::debug!(operation = place.operation, host = %place.host, sent, ?wait, %error, "trying again");
             last = error.to_string();
             surroundings.pause(wait).await;
@@ -186,7 +194,14 @@ impl Door {
     /// The error of a longer call whose time is up while nothing is on its way.
     pub(crate) fn late(&self, operation: &'static str, due: Due, attempts: u32, last: String) -> AzureError {
         let place = Place { operation, host: self.host.clone() };
-        AzureError::Deadline { place, within: due.within, attempts, in_flight: false, last }
+        AzureError::Deadline {
+            place,
+            within: due.within,
+            attempts,
+            in_flight: false,
+            perhaps_served: false,
+            last,
+        }
     }
 
     async fn attempt(
@@ -203,6 +218,7 @@ impl Door {
             within: due.within,
             attempts: sent,
             in_flight,
+            perhaps_served: false,
             last: last.to_owned(),
         };
         let ready = Box::pin(self.made_ready(request, place, *sent + 1));
@@ -248,7 +264,11 @@ impl Door {
 
     /// Leave and a credential for one request.
     async fn made_ready(&self, request: &Request, place: &Place, attempt: u32) -> Result<Ready, AzureError> {
-        let unusable = |source: CredentialError| AzureError::Credential { place: place.clone(), source };
+        let unusable = |source: CredentialError| AzureError::Credential {
+            place: place.clone(),
+            source,
+            perhaps_served: false,
+        };
         if self.credential.is_bearer() && self.client.transport.is_plain(&self.host) {
             let problem = "a bearer token is not sent over plain http; use TLS or a shared access key";
             return Err(unusable(CredentialError::new("bearer token", problem)));
@@ -266,6 +286,7 @@ impl Door {
                     place: place.clone(),
                     problem: spent.problem,
                     retry_after: spent.retry_after,
+                    perhaps_served: false,
                 })?
             }
         };
@@ -335,7 +356,7 @@ impl From<AzureError> for Failed {
 
 fn no_answer(place: Place, failure: Failure) -> AzureError {
     match failure {
-        Failure::Connect(problem) => AzureError::Connect { place, problem },
+        Failure::Connect(problem) => AzureError::Connect { place, problem, perhaps_served: false },
         Failure::Broken(problem) => AzureError::Broken { place, problem },
         Failure::TooLong => AzureError::TooLong { place, bytes_max: BODY_BYTES_MAX },
     }

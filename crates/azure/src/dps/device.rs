@@ -109,6 +109,7 @@ impl Device {
         let segments = [self.scope.as_str(), "registrations", self.registration.as_str()];
         let at = path(&segments, DEVICE_API_VERSION);
         let request = Request::new("look up registration", Subject::Registration, Method::POST, at)
+            .reads()
             .json(&Body { registration: &self.registration, payload })?;
         self.door.send(request).await?.json("a registration result")
     }

@@ -57,6 +57,9 @@ pub struct Told {
     pub retry_after: Option<Duration>,
     /// Requests sent for this call, this one among them.
     pub attempts: u32,
+    /// True where an earlier request of this change may have been served, so that this answer may be about the change's
+    /// own effect: an etag that fits no more, a thing already gone. Never of a read.
+    pub perhaps_served: bool,
 }
 
 impl fmt::Display for Told {
@@ -93,7 +96,7 @@ pub enum AzureError {
         /// What Azure said.
         told: Box<Told>,
     },
-    /// The device exists, but is not connected, or takes no direct methods (IoT Hub, 404103). Nothing ran.
+    /// The device exists, but is not connected, or takes no direct methods (IoT Hub, 404103). This request did not run.
     #[error("device not online: {told}")]
     NotOnline {
         /// What Azure said.
@@ -125,7 +128,7 @@ pub enum AzureError {
         /// What Azure said.
         told: Box<Told>,
     },
-    /// Too many calls. Nothing ran.
+    /// Too many calls. This request did not run.
     #[error("throttled: {told}")]
     Throttled {
         /// What Azure said.
@@ -137,7 +140,7 @@ pub enum AzureError {
         /// What Azure said.
         told: Box<Told>,
     },
-    /// Azure found the request wrong. Nothing ran.
+    /// Azure found the request wrong. This request did not run.
     #[error("refused: {told}")]
     Refused {
         /// What Azure said.
@@ -178,16 +181,20 @@ pub enum AzureError {
         attempts: u32,
         /// True where the last request was on its way when time ran out, so that it may have been served.
         in_flight: bool,
+        /// True where an earlier request of this change may have been served.
+        perhaps_served: bool,
         /// How the last attempt before stood.
         last: String,
     },
-    /// No connection. Nothing was sent.
+    /// No connection. This request was not sent.
     #[error("{place} cannot be reached: {problem}")]
     Connect {
         /// Which call, and where.
         place: Place,
         /// What is wrong.
         problem: String,
+        /// True where an earlier request of this change may have been served.
+        perhaps_served: bool,
     },
     /// The connection broke before the answer was whole. The request may have been served.
     #[error("{place} broke off: {problem}")]
@@ -206,6 +213,8 @@ pub enum AzureError {
         problem: String,
         /// When the budget has more.
         retry_after: Option<Duration>,
+        /// True where an earlier request of this change may have been served.
+        perhaps_served: bool,
     },
     /// The request itself is wrong. Nothing was sent.
     #[error("{operation} was not sent: {problem}")]
@@ -215,13 +224,15 @@ pub enum AzureError {
         /// What is wrong with the value, and what to do.
         problem: String,
     },
-    /// The credential cannot be used. Nothing was sent.
+    /// The credential cannot be used. This request was not sent.
     #[error("{place} was not sent, as there is no credential: {source}")]
     Credential {
         /// Which call, and where.
         place: Place,
         /// What is wrong.
         source: CredentialError,
+        /// True where an earlier request of this change may have been served.
+        perhaps_served: bool,
     },
     /// A query has more pages than the caller allowed.
     #[error(
@@ -272,6 +283,7 @@ impl AzureError {
             request_id: header("x-ms-request-id").map(|id| masked(id, NAME_CHARS_MAX)),
             retry_after,
             attempts: answer.attempts,
+            perhaps_served: false,
         });
         code::classified(subject, told)
     }
@@ -335,16 +347,52 @@ impl AzureError {
         }
     }
 
-    /// True where the request may have had its effect all the same: a change must be read back before it is repeated.
+    /// True where the call may have had its effect all the same, by its last request or by one before: a change must be
+    /// read back before it is repeated. So [`AzureError::PreconditionFailed`] may tell of the change's own first try, and
+    /// [`AzureError::NotFound`] of a removal's.
     pub fn outcome_unknown(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::Broken { .. } | Self::Nonsense { .. } | Self::TooLong { .. } => {
                 true
             }
-            Self::Deadline { in_flight, .. } => *in_flight,
-            _ => false,
+            Self::Deadline { in_flight, perhaps_served, .. } => *in_flight || *perhaps_served,
+            Self::Connect { perhaps_served, .. }
+            | Self::OverBudget { perhaps_served, .. }
+            | Self::Credential { perhaps_served, .. } => *perhaps_served,
+            Self::Invalid { .. } | Self::TooManyPages { .. } => false,
+            _ => self.told_by_azure().is_some_and(|told| told.perhaps_served),
         }
     }
+
+    /// The same, after an earlier request of the same change that may have been served.
+    pub(crate) fn after_perhaps_served(mut self) -> Self {
+        match &mut self {
+            Self::NotFound { told, .. }
+            | Self::NotOnline { told }
+            | Self::Conflict { told, .. }
+            | Self::PreconditionFailed { told }
+            | Self::Unauthorized { told }
+            | Self::Forbidden { told }
+            | Self::Throttled { told }
+            | Self::Unavailable { told }
+            | Self::Refused { told } => told.perhaps_served = true,
+            Self::Deadline { perhaps_served, .. }
+            | Self::Connect { perhaps_served, .. }
+            | Self::OverBudget { perhaps_served, .. }
+            | Self::Credential { perhaps_served, .. } => *perhaps_served = true,
+            Self::Nonsense { .. }
+            | Self::TooLong { .. }
+            | Self::Broken { .. }
+            | Self::Invalid { .. }
+            | Self::TooManyPages { .. } => {}
+        }
+        self
+    }
+}
+
+/// True where an answer that says no is an error of the service itself, and not a page of something in between.
+pub(crate) fn is_of_service(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> bool {
+    envelope::read(headers, body).is_of_service(status.as_u16())
 }
 
 /// An answer that says no, and what is needed to understand it.

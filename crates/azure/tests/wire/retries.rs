@@ -209,3 +209,97 @@ async fn a_host_that_cannot_be_reached_was_sent_nothing() {
     assert!(error.to_string().contains(&gone.to_string()), "{error}");
     assert_eq!(*budget.ended.lock(), vec![Ended::NotSent; 4], "as nothing was sent, even this is repeated");
 }
+
+/// What the hub says where an etag fits no more.
+fn stale() -> Act {
+    json(412, body!("hub/error_412.json")).with("iothub-errorcode", "PreconditionFailed")
+}
+
+#[tokio::test]
+async fn what_an_unheard_first_try_may_have_done_is_told_with_the_last_error() {
+    let stage = Stage::new().await;
+    let etag = IfMatch::Etag(Etag::new("ImEi").unwrap());
+    let gone = || json(404, body!("dps/error_404201.json"));
+    for first in [unavailable(), Act::Close] {
+        stage.server.play([first.clone(), gone()]);
+        let error = stage.dps().delete_enrollment(&id(), &etag).await.unwrap_err();
+        assert!(error.is_missing(berth_azure::Missing::Enrollment) && error.outcome_unknown(), "{error:?}");
+        assert!(error.told_by_azure().unwrap().perhaps_served);
+
+        stage.server.play([first.clone(), throttled(), stale()]);
+        let error = stage.dps().put_enrollment(&new_enrollment(), &etag).await.unwrap_err();
+        assert!(matches!(error, AzureError::PreconditionFailed { .. }), "{error:?}");
+        assert!(error.outcome_unknown(), "the throttled request in between does not make it forgotten");
+
+        let budget = Counted::of(1);
+        stage.server.play([first.clone()]);
+        let dps = stage.dps().budget(budget);
+        let error = dps.put_enrollment(&new_enrollment(), &etag).await.unwrap_err();
+        assert!(matches!(error, AzureError::OverBudget { .. }) && error.outcome_unknown(), "{error:?}");
+    }
+    // Where nothing unheard went before, and in a read, the answer is all there is to know.
+    stage.server.play([throttled(), gone(), unavailable(), gone()]);
+    let error = stage.dps().delete_enrollment(&id(), &etag).await.unwrap_err();
+    assert!(!error.outcome_unknown(), "{error:?}");
+    let error = stage.dps().enrollment(&id()).await.unwrap_err();
+    assert!(error.is_missing(berth_azure::Missing::Enrollment) && !error.outcome_unknown(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_change_without_an_etag_is_not_repeated_where_it_may_have_been_served() {
+    let stage = Stage::new().await;
+    let (dps, hub, device) = (stage.dps(), stage.hub(), DeviceId::new("dev-1").unwrap());
+    let change = hub::TwinChange { tags: Some(serde_json::json!({"a": 1})), desired: None };
+    let enrollments = [new_enrollment()];
+    let mut guarded = new_enrollment();
+    guarded.etag = Some(Etag::new("ImEi").unwrap());
+    let item = |mode: hub::BulkDeviceMode| hub::BulkDevice {
+        etag: Some(Etag::new("ImEi").unwrap()),
+        twin_etag: Some(Etag::new("ImEi").unwrap()),
+        ..hub::BulkDevice::new(DeviceId::new(mode.as_str()).unwrap(), mode)
+    };
+    use hub::BulkDeviceMode as Mode;
+    for first in [unavailable(), Act::Close] {
+        stage.server.play(vec![first.clone(); 10]);
+        dps.put_enrollment(&new_enrollment(), &IfMatch::Any).await.unwrap_err();
+        dps.delete_registration(&id(), &IfMatch::Any).await.unwrap_err();
+        dps.bulk_enrollments(&dps::BulkMode::Delete, &enrollments).await.unwrap_err();
+        dps.bulk_enrollments(&dps::BulkMode::Update, &enrollments).await.unwrap_err();
+        hub.put_identity(&hub::Identity::new(device.clone()), &IfMatch::Any).await.unwrap_err();
+        hub.delete_identity(&device, &IfMatch::Any).await.unwrap_err();
+        hub.patch_twin(&device, &change, &IfMatch::Any).await.unwrap_err();
+        hub.replace_twin(&device, &change, &IfMatch::Absent).await.unwrap_err();
+        hub.bulk(&[item(Mode::UpdateIfMatchEtag), item(Mode::Delete)]).await.unwrap_err();
+        let error = hub.bulk(&[item(Mode::UpdateTwin)]).await.unwrap_err();
+        assert!(error.outcome_unknown(), "{error:?}");
+        assert_eq!(stage.server.take_seen().len(), 10, "one request each");
+
+        let all = [Mode::UpdateIfMatchEtag, Mode::DeleteIfMatchEtag, Mode::UpdateTwinIfMatchEtag].map(item);
+        let good = json(200, body!("dps/bulk_reply.json"));
+        stage.server.play([first.clone(), good.clone(), first, good]);
+        hub.bulk(&all).await.unwrap();
+        dps.bulk_enrollments(&dps::BulkMode::UpdateIfMatchEtag, std::slice::from_ref(&guarded))
+            .await
+            .unwrap();
+        assert_eq!(stage.server.take_seen().len(), 4, "what goes by etags is repeated");
+    }
+}
+
+#[tokio::test]
+async fn a_write_to_traffic_manager_is_not_repeated_where_it_may_have_been_served() {
+    use crate::stage::host;
+    use berth_azure::id::ArmName;
+    use berth_azure::traffic_manager::{ARM_HOST, EndpointChange, EndpointKind, ProfileName, Service};
+    let stage = crate::tls::stage(&[ARM_HOST], |ends, address| ends.at(host(ARM_HOST), address)).await;
+    let name = |text: &str| ArmName::new(text).unwrap();
+    let profile = ProfileName { subscription: name("s"), resource_group: name("g"), profile: name("stamps") };
+    let tokens = berth_azure::Credential::bearer(crate::credentials::Tokens::new(), berth_azure::ARM_SCOPE);
+    let service = Service::new(stage.client.clone(), host(ARM_HOST), tokens, profile);
+    stage.server.play([unavailable(), unavailable(), unavailable()]);
+    let change = EndpointChange { weight: Some(7), ..EndpointChange::default() };
+    let error = service.patch_endpoint(&EndpointKind::External, &name("stamp-a"), &change).await.unwrap_err();
+    assert!(error.outcome_unknown(), "{error:?}");
+    service.put_profile(&Default::default()).await.unwrap_err();
+    service.patch_profile(&Default::default()).await.unwrap_err();
+    assert_eq!(stage.server.take_seen().len(), 3);
+}
