@@ -163,7 +163,8 @@ impl Door {
                 && sent < self.client.attempts_max
             {
                 renewed = true;
-                self.credential.refused(&header).await;
+                self.credential.refused(&header);
+                perhaps_served |= !request.is_read && error.outcome_unknown();
                 last = error.to_string();
                 continue;
             }
@@ -221,26 +222,43 @@ impl Door {
             perhaps_served: false,
             last: last.to_owned(),
         };
+        // Time comes first: work that is done by its end, but not looked at before, begins nothing any more.
         let ready = Box::pin(self.made_ready(request, place, *sent + 1));
-        let ready = match select(ready, surroundings.until(due.at)).await {
-            Either::Left((ready, _)) => ready,
-            Either::Right(_) => Err(late(*sent, false)),
+        let ready = match select(surroundings.until(due.at), ready).await {
+            Either::Left(_) => Err(late(*sent, false)),
+            Either::Right((ready, _)) => ready,
         };
         let Ready { permit, wire, was_kept } = ready.map_err(Failed::from)?;
         let outgoing = Outgoing { operation: request.operation, host: &self.host, attempt: *sent + 1 };
-        *sent += 1;
         let until = due.at.min(surroundings.elapsed() + request.attempt_max);
-        let answer =
-            match select(Box::pin(self.client.transport.exchange(wire)), surroundings.until(until)).await {
-                Either::Left((answer, _)) => answer,
-                Either::Right(_) if surroundings.elapsed() < due.at => {
-                    Err(Failure::Broken(format!("no answer within {} s", request.attempt_max.as_secs())))
-                }
-                Either::Right(_) => {
-                    self.ended(outgoing, Ended::Unanswered);
-                    return Err(Failed::from(late(*sent, true)));
-                }
-            };
+        let unsent = |error: AzureError| {
+            self.ended(outgoing, Ended::NotSent);
+            Failed::from(error)
+        };
+        let transport = &self.client.transport;
+        let room = match select(surroundings.until(until), Box::pin(transport.room(&self.host))).await {
+            Either::Right((room, _)) => room,
+            Either::Left(_) => {
+                Err(Failure::Connect(format!("no connection was free within {:?}", request.attempt_max)))
+            }
+        };
+        // Once more, as the last thing before it goes: leave and room may have come in the very moment.
+        if surroundings.elapsed() >= due.at {
+            return Err(unsent(late(*sent, false)));
+        }
+        *sent += 1;
+        let room = room.map_err(|failure| unsent(no_answer(place.clone(), failure)))?;
+        let exchange = Box::pin(transport.exchange(room, wire));
+        let answer = match select(surroundings.until(until), exchange).await {
+            Either::Right((answer, _)) => answer,
+            Either::Left(_) if surroundings.elapsed() < due.at => {
+                Err(Failure::Broken(format!("no answer within {} s", request.attempt_max.as_secs())))
+            }
+            Either::Left(_) => {
+                self.ended(outgoing, Ended::Unanswered);
+                return Err(Failed::from(late(*sent, true)));
+            }
+        };
         drop(permit);
         let answer = match answer {
             Ok(answer) => answer,
@@ -253,12 +271,17 @@ impl Door {
             }
         };
         let status = answer.status.as_u16();
-        self.ended(outgoing, Ended::Answered(status));
         tracing::debug!(operation = place.operation, host = %place.host, status, attempt = *sent, "answered");
         if request.yes.contains(&status) {
+            let retry_after = crate::error::retry_after(&answer.headers, surroundings.since_epoch());
+            self.ended(outgoing, Ended::Answered { status, retry_after });
             return Ok(answer);
         }
         let error = self.understood(request.subject, request.yes, place, &answer, *sent);
+        let heard = crate::error::retry_after(&answer.headers, surroundings.since_epoch());
+        // A throttle may say it in words only.
+        let retry_after = heard.or_else(|| error.retry_after());
+        self.ended(outgoing, Ended::Answered { status, retry_after });
         Err(Failed { error, refused: was_kept.filter(|_| status == 401) })
     }
 
@@ -275,7 +298,7 @@ impl Door {
         }
         // Before leave is asked: what cannot be sent shall not be counted.
         let authorization =
-            self.credential.authorization(self.client.surroundings.as_ref()).await.map_err(unusable)?;
+            self.credential.authorization(&self.client.surroundings).await.map_err(unusable)?;
         let was_kept = (!authorization.is_fresh).then(|| authorization.header.clone());
         let wire = self.wire(request, authorization.header)?;
         let permit = match &self.client.budget {

@@ -21,6 +21,10 @@ pub const MESSAGE_CHARS_MAX: usize = 512;
 /// Longest name, tracking ID or request ID that an error keeps, in characters.
 pub const NAME_CHARS_MAX: usize = 128;
 
+/// Longest `Retry-After` that is told on: no throttle of Azure's lasts as long, and a caller that obeys a longer one has
+/// in effect stopped.
+pub const RETRY_AFTER_TOLD_MAX: Duration = Duration::from_secs(3_600);
+
 /// Which call failed, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -53,7 +57,7 @@ pub struct Told {
     pub tracking_id: Option<String>,
     /// The `x-ms-request-id` of the answer.
     pub request_id: Option<String>,
-    /// How long Azure asked to be left alone.
+    /// How long Azure asked to be left alone; at most [`RETRY_AFTER_TOLD_MAX`].
     pub retry_after: Option<Duration>,
     /// Requests sent for this call, this one among them.
     pub attempts: u32,
@@ -339,7 +343,8 @@ impl AzureError {
         }
     }
 
-    /// How long to wait before asking again, where Azure or the budget said.
+    /// How long to wait before asking again, where Azure or the budget said. Of Azure's word no more than
+    /// [`RETRY_AFTER_TOLD_MAX`] is told; the budget's own comes as it is.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OverBudget { retry_after, .. } => *retry_after,
@@ -405,15 +410,15 @@ pub(crate) struct Refusal<'a> {
     pub(crate) attempts: u32,
 }
 
-/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3).
+/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); at most [`RETRY_AFTER_TOLD_MAX`].
 pub(crate) fn retry_after(headers: &HeaderMap, now: Duration) -> Option<Duration> {
     let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_TOLD_MAX));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     let at = date.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some(at.saturating_sub(now))
+    Some(at.saturating_sub(now).min(RETRY_AFTER_TOLD_MAX))
 }
 
 #[cfg(test)]

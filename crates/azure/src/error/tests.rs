@@ -109,6 +109,10 @@ fn a_wait_is_heard_in_seconds_as_a_date_and_in_words() {
     assert_eq!(date.retry_after(), Some(Duration::from_secs(30)));
     let past = refused(Subject::Device, 503, &[("retry-after", "Thu, 01 Jan 1998 00:00:30 GMT")], b"");
     assert_eq!(past.retry_after(), Some(Duration::ZERO));
+    for endless in ["3601", "18446744073709551615", "Fri, 01 Jan 2027 00:00:30 GMT"] {
+        let error = refused(Subject::Device, 503, &[("retry-after", endless)], b"");
+        assert_eq!(error.retry_after(), Some(RETRY_AFTER_TOLD_MAX), "{endless}");
+    }
     for nonsense in ["soon", "-1", "1.5", ""] {
         assert_eq!(refused(Subject::Device, 503, &[("retry-after", nonsense)], b"").retry_after(), None);
     }

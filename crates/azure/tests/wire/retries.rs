@@ -41,11 +41,32 @@ async fn a_read_is_tried_again_and_the_budget_hears_of_every_request() {
     assert_eq!(*budget.asked.lock(), asked);
     assert_eq!(
         *budget.ended.lock(),
-        [Ended::Answered(503), Ended::Unanswered, Ended::Answered(429), Ended::Answered(200)]
+        [answered(503, None), Ended::Unanswered, answered(429, None), answered(200, None)]
     );
     assert_eq!(*budget.held.lock(), (0, 1), "each permit is given back before the next is asked for");
     // Half of 500, 1,000 and 2,000 ms, as the clock draws one half.
     assert_eq!(stage.clock.pauses(), [250, 500, 1_000].map(Duration::from_millis));
+}
+
+fn answered(status: u16, retry_after_s: Option<u64>) -> Ended {
+    Ended::Answered { status, retry_after: retry_after_s.map(Duration::from_secs) }
+}
+
+#[tokio::test]
+async fn the_budget_hears_how_long_azure_wants_to_be_left_alone() {
+    let stage = Stage::new().await;
+    stage.server.play([
+        throttled().with("retry-after", "7"),
+        json(429, body!("hub/error_429.json")).with("iothub-errorcode", "ThrottlingBacklogTimeout"),
+        json(200, body!("hub/statistics_service.json")).with("retry-after", "90000"),
+    ]);
+    let budget = Counted::of(10);
+    stage.hub().budget(budget.clone()).service_statistics().await.unwrap();
+    assert_eq!(
+        *budget.ended.lock(),
+        [answered(429, Some(7)), answered(429, Some(10)), answered(200, Some(3_600))],
+        "in seconds, in words, and never more than an hour"
+    );
 }
 
 #[tokio::test]
@@ -302,4 +323,40 @@ async fn a_write_to_traffic_manager_is_not_repeated_where_it_may_have_been_serve
     service.put_profile(&Default::default()).await.unwrap_err();
     service.patch_profile(&Default::default()).await.unwrap_err();
     assert_eq!(stage.server.take_seen().len(), 3);
+}
+
+/// Allows everything, but only when the call's time is up.
+struct AtTheLast {
+    clock: crate::stage::TestClock,
+    ended: parking_lot::Mutex<Vec<Ended>>,
+}
+
+impl berth_azure::Budget for AtTheLast {
+    fn ask<'a>(
+        &'a self,
+        _request: berth_azure::Outgoing<'a>,
+    ) -> futures_util::future::BoxFuture<'a, Result<berth_azure::Permit, berth_azure::Spent>> {
+        Box::pin(async {
+            self.clock.turn(Duration::from_secs(5));
+            Ok(berth_azure::Permit::free())
+        })
+    }
+
+    fn ended(&self, _request: berth_azure::Outgoing<'_>, ended: Ended) {
+        self.ended.lock().push(ended);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_when_time_is_up() {
+    let stage = Stage::new().await;
+    stage.server.play(vec![json(200, body!("dps/registration_state.json")); 2]);
+    let budget = std::sync::Arc::new(AtTheLast { clock: stage.clock.clone(), ended: Default::default() });
+    let dps = stage.dps().budget(budget.clone()).within(Duration::from_secs(5));
+    let error = dps.registration(&id()).await.unwrap_err();
+    assert!(matches!(error, AzureError::Deadline { in_flight: false, attempts: 0, .. }), "{error:?}");
+    assert_eq!(*budget.ended.lock(), [Ended::NotSent], "what was allowed is accounted for");
+    let error = stage.dps().within(Duration::ZERO).registration(&id()).await.unwrap_err();
+    assert!(matches!(error, AzureError::Deadline { in_flight: false, attempts: 0, .. }), "{error:?}");
+    assert_eq!((stage.server.seen().len(), stage.server.connections().opened), (0, 0));
 }
