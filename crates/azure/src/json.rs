@@ -48,6 +48,15 @@ where
     }
 }
 
+/// A list that may be null: there is nothing in it.
+pub(crate) fn empty_if_null<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::<Vec<T>>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 /// A word of Azure's: those known by name, and any other as it came, so that a new one breaks nothing. Words are read
 /// without regard to case and written as documented.
 macro_rules! words {

@@ -51,7 +51,9 @@ pub use credential::{
     ARM_SCOPE, Credential, DPS_SCOPE, DeviceKey, HUB_SCOPE, RENEW_BEFORE, SIGNATURE_LIFE, StoredToken,
     TOKEN_REREAD, Token, TokenSource,
 };
-pub use error::{AzureError, Conflicting, MESSAGE_CHARS_MAX, Missing, NAME_CHARS_MAX, Place, Told};
+pub use error::{
+    AzureError, Conflicting, MESSAGE_CHARS_MAX, Missing, NAME_CHARS_MAX, Place, RETRY_AFTER_TOLD_MAX, Told,
+};
 pub use json::Unknown;
 pub use secret::{
     CredentialError, KEY_BYTES_MAX, KEY_BYTES_MIN, KeyError, KeySource, SECRET_BYTES_MAX, Secret, SharedKey,

@@ -21,8 +21,13 @@ pub struct Outgoing<'a> {
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// With an answer of this HTTP status.
-    Answered(u16),
+    /// With an answer.
+    Answered {
+        /// Its HTTP status.
+        status: u16,
+        /// How long Azure asked to be left alone; at most [`crate::RETRY_AFTER_TOLD_MAX`].
+        retry_after: Option<Duration>,
+    },
     /// Without a connection: nothing was sent.
     NotSent,
     /// Without a whole answer: it may have been served.

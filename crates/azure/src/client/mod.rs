@@ -131,9 +131,11 @@ impl Door {
         self.send_due(&request, self.client.due()).await
     }
 
-    /// Understands as a refusal what was at first taken for an answer.
-    pub(crate) fn refusal(&self, reply: &Reply, subject: Subject) -> AzureError {
-        self.understood(subject, &[], &reply.place, &reply.answer, 1)
+    /// Understands as a refusal what was at first taken for an answer; none where it is not the service's own.
+    pub(crate) fn refusal(&self, reply: &Reply, subject: Subject) -> Option<AzureError> {
+        let Answer { status, headers, body } = &reply.answer;
+        crate::error::is_of_service(*status, headers, body)
+            .then(|| self.understood(subject, &[], &reply.place, &reply.answer, reply.attempts))
     }
 
     /// The same, within what is left of a longer call.
@@ -143,9 +145,14 @@ impl Door {
         let mut sent = 0;
         let mut last = "nothing was tried before".to_owned();
         let mut renewed = false;
+        // A later answer may be about what an earlier request did.
+        let mut perhaps_served = false;
+        let told = |error: AzureError, perhaps_served: bool| {
+            if perhaps_served { error.after_perhaps_served() } else { error }
+        };
         loop {
             let failed = match self.attempt(request, &place, due, &mut sent, &last).await {
-                Ok(answer) => return Ok(Reply { place, answer }),
+                Ok(answer) => return Ok(Reply { place, answer, attempts: sent }),
                 Err(failed) => failed,
             };
             let error = failed.error;
@@ -156,17 +163,19 @@ impl Door {
                 && sent < self.client.attempts_max
             {
                 renewed = true;
-                self.credential.refused(&header).await;
+                self.credential.refused(&header);
+                perhaps_served |= !request.is_read && error.outcome_unknown();
                 last = error.to_string();
                 continue;
             }
             if !retry::may_repeat(&error, request.repeat) {
-                return Err(error);
+                return Err(told(error, perhaps_served));
             }
             let (draw, asked) = (surroundings.draw(), error.retry_after());
             let Some(wait) = retry::wait(sent, self.client.attempts_max, draw, asked, left) else {
-                return Err(error);
+                return Err(told(error, perhaps_served));
             };
+            perhaps_served |= !request.is_read && error.outcome_unknown();
             tracing::debug!(operation = place.operation, host = %place.host, sent, ?wait, %error, "trying again");
             last = error.to_string();
             surroundings.pause(wait).await;
@@ -186,7 +195,14 @@ impl Door {
     /// The error of a longer call whose time is up while nothing is on its way.
     pub(crate) fn late(&self, operation: &'static str, due: Due, attempts: u32, last: String) -> AzureError {
         let place = Place { operation, host: self.host.clone() };
-        AzureError::Deadline { place, within: due.within, attempts, in_flight: false, last }
+        AzureError::Deadline {
+            place,
+            within: due.within,
+            attempts,
+            in_flight: false,
+            perhaps_served: false,
+            last,
+        }
     }
 
     async fn attempt(
@@ -203,28 +219,46 @@ impl Door {
             within: due.within,
             attempts: sent,
             in_flight,
+            perhaps_served: false,
             last: last.to_owned(),
         };
+        // Time comes first: work that is done by its end, but not looked at before, begins nothing any more.
         let ready = Box::pin(self.made_ready(request, place, *sent + 1));
-        let ready = match select(ready, surroundings.until(due.at)).await {
-            Either::Left((ready, _)) => ready,
-            Either::Right(_) => Err(late(*sent, false)),
+        let ready = match select(surroundings.until(due.at), ready).await {
+            Either::Left(_) => Err(late(*sent, false)),
+            Either::Right((ready, _)) => ready,
         };
         let Ready { permit, wire, was_kept } = ready.map_err(Failed::from)?;
         let outgoing = Outgoing { operation: request.operation, host: &self.host, attempt: *sent + 1 };
-        *sent += 1;
         let until = due.at.min(surroundings.elapsed() + request.attempt_max);
-        let answer =
-            match select(Box::pin(self.client.transport.exchange(wire)), surroundings.until(until)).await {
-                Either::Left((answer, _)) => answer,
-                Either::Right(_) if surroundings.elapsed() < due.at => {
-                    Err(Failure::Broken(format!("no answer within {} s", request.attempt_max.as_secs())))
-                }
-                Either::Right(_) => {
-                    self.ended(outgoing, Ended::Unanswered);
-                    return Err(Failed::from(late(*sent, true)));
-                }
-            };
+        let unsent = |error: AzureError| {
+            self.ended(outgoing, Ended::NotSent);
+            Failed::from(error)
+        };
+        let transport = &self.client.transport;
+        let room = match select(surroundings.until(until), Box::pin(transport.room(&self.host))).await {
+            Either::Right((room, _)) => room,
+            Either::Left(_) => {
+                Err(Failure::Connect(format!("no connection was free within {:?}", request.attempt_max)))
+            }
+        };
+        // Once more, as the last thing before it goes: leave and room may have come in the very moment.
+        if surroundings.elapsed() >= due.at {
+            return Err(unsent(late(*sent, false)));
+        }
+        *sent += 1;
+        let room = room.map_err(|failure| unsent(no_answer(place.clone(), failure)))?;
+        let exchange = Box::pin(transport.exchange(room, wire));
+        let answer = match select(surroundings.until(until), exchange).await {
+            Either::Right((answer, _)) => answer,
+            Either::Left(_) if surroundings.elapsed() < due.at => {
+                Err(Failure::Broken(format!("no answer within {} s", request.attempt_max.as_secs())))
+            }
+            Either::Left(_) => {
+                self.ended(outgoing, Ended::Unanswered);
+                return Err(Failed::from(late(*sent, true)));
+            }
+        };
         drop(permit);
         let answer = match answer {
             Ok(answer) => answer,
@@ -237,25 +271,34 @@ impl Door {
             }
         };
         let status = answer.status.as_u16();
-        self.ended(outgoing, Ended::Answered(status));
         tracing::debug!(operation = place.operation, host = %place.host, status, attempt = *sent, "answered");
         if request.yes.contains(&status) {
+            let retry_after = crate::error::retry_after(&answer.headers, surroundings.since_epoch());
+            self.ended(outgoing, Ended::Answered { status, retry_after });
             return Ok(answer);
         }
         let error = self.understood(request.subject, request.yes, place, &answer, *sent);
+        let heard = crate::error::retry_after(&answer.headers, surroundings.since_epoch());
+        // A throttle may say it in words only.
+        let retry_after = heard.or_else(|| error.retry_after());
+        self.ended(outgoing, Ended::Answered { status, retry_after });
         Err(Failed { error, refused: was_kept.filter(|_| status == 401) })
     }
 
     /// Leave and a credential for one request.
     async fn made_ready(&self, request: &Request, place: &Place, attempt: u32) -> Result<Ready, AzureError> {
-        let unusable = |source: CredentialError| AzureError::Credential { place: place.clone(), source };
+        let unusable = |source: CredentialError| AzureError::Credential {
+            place: place.clone(),
+            source,
+            perhaps_served: false,
+        };
         if self.credential.is_bearer() && self.client.transport.is_plain(&self.host) {
             let problem = "a bearer token is not sent over plain http; use TLS or a shared access key";
             return Err(unusable(CredentialError::new("bearer token", problem)));
         }
         // Before leave is asked: what cannot be sent shall not be counted.
         let authorization =
-            self.credential.authorization(self.client.surroundings.as_ref()).await.map_err(unusable)?;
+            self.credential.authorization(&self.client.surroundings).await.map_err(unusable)?;
         let was_kept = (!authorization.is_fresh).then(|| authorization.header.clone());
         let wire = self.wire(request, authorization.header)?;
         let permit = match &self.client.budget {
@@ -266,6 +309,7 @@ impl Door {
                     place: place.clone(),
                     problem: spent.problem,
                     retry_after: spent.retry_after,
+                    perhaps_served: false,
                 })?
             }
         };
@@ -335,7 +379,7 @@ impl From<AzureError> for Failed {
 
 fn no_answer(place: Place, failure: Failure) -> AzureError {
     match failure {
-        Failure::Connect(problem) => AzureError::Connect { place, problem },
+        Failure::Connect(problem) => AzureError::Connect { place, problem, perhaps_served: false },
         Failure::Broken(problem) => AzureError::Broken { place, problem },
         Failure::TooLong => AzureError::TooLong { place, bytes_max: BODY_BYTES_MAX },
     }

@@ -7,8 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::ATTEMPT_MAX;
 use super::retry::Repeat;
+use super::{ATTEMPT_MAX, Door};
 use crate::error::{AzureError, Place, first_bytes};
 use crate::id::{Etag, encoded};
 use crate::secret::Collected;
@@ -23,7 +23,7 @@ pub(crate) const CONTINUATION: HeaderName = HeaderName::from_static("x-ms-contin
 pub(crate) const ITEM_COUNT: HeaderName = HeaderName::from_static("x-ms-max-item-count");
 pub(crate) const ITEM_TYPE: HeaderName = HeaderName::from_static("x-ms-item-type");
 
-/// What an operation is about: where Azure gives no number, a 404 means that this is missing.
+/// What an operation is about: where a service gives a name but no number, its 404 means that this is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
     Device,
@@ -62,6 +62,8 @@ pub(crate) struct Request {
     pub(crate) operation: &'static str,
     pub(crate) subject: Subject,
     pub(crate) repeat: Repeat,
+    /// True where nothing changes, whatever the method: that it was served unheard does not matter then.
+    pub(crate) is_read: bool,
     pub(crate) method: Method,
     /// Path and query, encoded.
     pub(crate) path: String,
@@ -76,7 +78,7 @@ pub(crate) struct Request {
 impl Request {
     /// A read of `path`, answered by 200. Segments are encoded by the caller.
     pub(crate) fn get(operation: &'static str, subject: Subject, path: String) -> Self {
-        Self::new(operation, subject, Method::GET, path)
+        Self::new(operation, subject, Method::GET, path).reads()
     }
 
     pub(crate) fn new(operation: &'static str, subject: Subject, method: Method, path: String) -> Self {
@@ -84,6 +86,7 @@ impl Request {
             operation,
             subject,
             repeat: Repeat::Safe,
+            is_read: false,
             method,
             path,
             headers: HeaderMap::new(),
@@ -91,6 +94,12 @@ impl Request {
             yes: &[200],
             attempt_max: ATTEMPT_MAX,
         }
+    }
+
+    /// Says that nothing changes by it, though it may be a POST.
+    pub(crate) fn reads(mut self) -> Self {
+        self.is_read = true;
+        self
     }
 
     /// Gives each attempt this much time.
@@ -109,14 +118,19 @@ impl Request {
         self
     }
 
-    /// Sends `If-Match`. Without one the request creates, and is repeated only where it was not served.
+    /// Sends `If-Match`. Only an etag makes a change safe to repeat: what was served unheard has another etag then.
+    /// Without one the request creates, and meets its own first try; with any, the repeat could undo what somebody else
+    /// did since.
     pub(crate) fn if_match(mut self, if_match: &IfMatch, quoting: Quoting) -> Result<Self, AzureError> {
         let text = match (if_match, quoting) {
             (IfMatch::Absent, _) => {
                 self.repeat = Repeat::IfNotServed;
                 return Ok(self);
             }
-            (IfMatch::Any, _) => "*".to_owned(),
+            (IfMatch::Any, _) => {
+                self.repeat = Repeat::IfNotServed;
+                "*".to_owned()
+            }
             (IfMatch::Etag(etag), Quoting::Quoted) if !etag.as_str().starts_with('"') => {
                 format!("\"{etag}\"")
             }
@@ -169,6 +183,8 @@ pub(crate) fn path(segments: &[&str], api_version: &str) -> String {
 pub(crate) struct Reply {
     pub(crate) place: Place,
     pub(crate) answer: Answer,
+    /// Requests sent for it.
+    pub(crate) attempts: u32,
 }
 
 impl Reply {
@@ -197,6 +213,15 @@ impl Reply {
                 _ => crate::error::masked(&error.to_string(), 160),
             };
             self.nonsense(expected, format!("at line {} column {} it {kind}", error.line(), error.column()))
+        })
+    }
+
+    /// Reads the result of a bulk call, of which 400 is an answer too where items failed. The same status may refuse the
+    /// whole, so that nothing ran, but only where the service itself says so: else nobody knows what ran.
+    pub(crate) fn bulk<T: DeserializeOwned>(&self, door: &Door, subject: Subject) -> Result<T, AzureError> {
+        self.json("the result of a bulk operation").map_err(|nonsense| {
+            let refusal = (self.status() == 400).then(|| door.refusal(self, subject)).flatten();
+            refusal.unwrap_or(nonsense)
         })
     }
 

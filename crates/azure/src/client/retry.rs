@@ -21,9 +21,10 @@ const DOUBLINGS_MAX: u32 = 16;
 /// What may be made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// Anything that failed in passing: a read, or a change that does no more when made twice.
+    /// Anything that failed in passing: a read, or a change that carries the etag it is meant for.
     Safe,
-    /// Only what cannot have had an effect: a creation, of which a repeat would meet its own first try.
+    /// Only what cannot have had an effect: a creation, of which a repeat would meet its own first try, or a change of
+    /// any version, of which a repeat could undo what somebody else did since.
     IfNotServed,
 }
 

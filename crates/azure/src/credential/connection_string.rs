@@ -54,7 +54,7 @@ impl ConnectionString {
         let policy = policy.ok_or_else(|| missing("SharedAccessKeyName"))?;
         let key = key.ok_or_else(|| missing("SharedAccessKey"))?;
         Ok(Self {
-            host: HostName::new(host).map_err(|error| error.to_string())?,
+            host: HostName::new(host).map_err(|error| format!("has a HostName that {}", error.problem))?,
             policy: policy.to_owned(),
             key: SharedKey::decode(&Secret::new(key.to_owned())).map_err(|error| error.to_string())?,
         })
@@ -97,6 +97,10 @@ mod tests {
             assert!(problem.contains(said), "{problem}");
             assert!(!problem.contains("AAEC") && !problem.contains("AA*A"), "{problem}");
         }
+        // A key in the place of the host, as of parts that were swapped.
+        let swapped = format!("HostName={KEY};SharedAccessKeyName=p;SharedAccessKey=h");
+        let problem = ConnectionString::parse(&swapped).unwrap_err();
+        assert!(problem.contains("HostName that contains '='") && !problem.contains("AAEC"), "{problem}");
     }
 
     proptest! {

@@ -4,11 +4,12 @@ mod connection_string;
 mod sas;
 mod token;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, Either, FutureExt as _, Shared, select};
 use http::HeaderValue;
-use tokio::sync::Mutex;
+use parking_lot::Mutex;
 
 pub use token::{StoredToken, TOKEN_REREAD, Token, TokenSource};
 
@@ -22,6 +23,8 @@ use crate::surroundings::Surroundings;
 pub const SIGNATURE_LIFE: Duration = Duration::from_secs(3_600);
 /// How long before its end a signature or a token is no longer used: clocks differ, and calls take time.
 pub const RENEW_BEFORE: Duration = Duration::from_secs(300);
+/// How long a source of tokens may take: longer than any call waits for it, and not for ever.
+const FETCH_MAX: Duration = Duration::from_secs(120);
 /// The policy that a device signs under at DPS (DPS, "symmetric key attestation").
 const DEVICE_POLICY: &str = "registration";
 
@@ -36,9 +39,20 @@ pub const ARM_SCOPE: &str = "https://management.azure.com/.default";
 /// service; never told by `Debug`.
 pub struct Credential {
     kind: Kind,
-    /// An async lock, so that of many calls one fetches and the others wait for it.
-    kept: Mutex<Option<Kept>>,
+    /// Never held over a wait.
+    state: Mutex<State>,
 }
+
+#[derive(Default)]
+struct State {
+    kept: Option<Kept>,
+    /// A token on its way: of many calls one begins to fetch, and the others wait for the same.
+    fetching: Option<Fetching>,
+}
+
+/// Goes on though the calls that wait for it have no more time: else a source slower than its callers would be asked
+/// for ever and never heard.
+type Fetching = Shared<BoxFuture<'static, Result<Kept, CredentialError>>>;
 
 enum Kind {
     /// A connection string with the key of a policy. It is read again for each signature, so that a key changed in
@@ -50,6 +64,7 @@ enum Kind {
     Bearer { source: Arc<dyn TokenSource>, scope: String },
 }
 
+#[derive(Clone)]
 struct Kept {
     header: HeaderValue,
     /// Time since the Unix epoch.
@@ -108,7 +123,7 @@ impl Credential {
     }
 
     fn of(kind: Kind) -> Arc<Self> {
-        Arc::new(Self { kind, kept: Mutex::new(None) })
+        Arc::new(Self { kind, state: Mutex::default() })
     }
 
     /// The host that a connection string names; none for other credentials.
@@ -126,37 +141,84 @@ impl Credential {
 
     /// The header to send now: the one kept, or a new one where that nears its end.
     pub(crate) async fn authorization(
-        &self,
-        surroundings: &dyn Surroundings,
+        self: &Arc<Self>,
+        surroundings: &Arc<dyn Surroundings>,
     ) -> Result<Authorization, CredentialError> {
         let now = surroundings.since_epoch();
-        let mut kept = self.kept.lock().await;
-        if let Some(kept) = kept.as_ref().filter(|kept| now + RENEW_BEFORE < kept.ends) {
-            return Ok(Authorization { header: kept.header.clone(), is_fresh: false });
-        }
-        let made = self.make(now).await?;
-        let header = made.header.clone();
-        *kept = Some(made);
-        Ok(Authorization { header, is_fresh: true })
+        let fetching = {
+            let mut state = self.state.lock();
+            if let Some(kept) = state.kept.as_ref().filter(|kept| now + RENEW_BEFORE < kept.ends) {
+                return Ok(Authorization { header: kept.header.clone(), is_fresh: false });
+            }
+            match &self.kind {
+                Kind::Bearer { source, scope } => {
+                    let begin = || self.fetch(source, scope, surroundings);
+                    Some(state.fetching.get_or_insert_with(begin).clone())
+                }
+                Kind::Policy { .. } | Kind::Device { .. } => None,
+            }
+        };
+        let made = match fetching {
+            Some(fetching) => fetching.await?,
+            None => {
+                let made = self.sign(now)?;
+                self.state.lock().kept = Some(made.clone());
+                made
+            }
+        };
+        Ok(Authorization { header: made.header, is_fresh: true })
     }
 
     /// Drops what is kept, if it is still this header: a service has just refused it.
-    pub(crate) async fn refused(&self, header: &HeaderValue) {
-        let mut kept = self.kept.lock().await;
-        if kept.as_ref().is_some_and(|kept| kept.header == *header) {
-            *kept = None;
+    pub(crate) fn refused(&self, header: &HeaderValue) {
+        let mut state = self.state.lock();
+        if state.kept.as_ref().is_some_and(|kept| kept.header == *header) {
+            state.kept = None;
         }
     }
 
-    async fn make(&self, now: Duration) -> Result<Kept, CredentialError> {
+    /// Begins to fetch a token, in a task of its own.
+    fn fetch(
+        self: &Arc<Self>,
+        source: &Arc<dyn TokenSource>,
+        scope: &str,
+        surroundings: &Arc<dyn Surroundings>,
+    ) -> Fetching {
+        let (source, scope) = (Arc::clone(source), scope.to_owned());
+        let too_late = surroundings.until(surroundings.elapsed() + FETCH_MAX);
+        let this = Arc::downgrade(self);
+        let ours = Weak::clone(&this);
+        let task = tokio::spawn(async move {
+            let made = match select(too_late, source.token(&scope)).await {
+                Either::Left(_) => {
+                    let problem = format!("gave no token within {} s", FETCH_MAX.as_secs());
+                    Err(CredentialError::new("bearer token", problem))
+                }
+                Either::Right((token, _)) => token.and_then(|token| {
+                    let text = zeroize::Zeroizing::new(format!("Bearer {}", token.text.expose()));
+                    Ok(Kept { header: header(&text)?, ends: token.ends })
+                }),
+            };
+            settle(&ours, made.as_ref().ok());
+            made
+        });
+        let heard = async move {
+            task.await.unwrap_or_else(|_| {
+                settle(&this, None);
+                Err(CredentialError::new("bearer token", "its source came to a sudden end; see its log"))
+            })
+        };
+        heard.boxed().shared()
+    }
+
+    fn sign(&self, now: Duration) -> Result<Kept, CredentialError> {
         match &self.kind {
             Kind::Policy { source, host } => {
                 let read = ConnectionString::read(source)?;
                 if read.host != *host {
-                    let problem = format!(
-                        "names host {} now, but {host} when it was first read; restart to follow",
-                        read.host
-                    );
+                    // What it names now may be no host but a key in the wrong place.
+                    let problem =
+                        format!("names another host now than {host}, as when first read; restart to follow");
                     return Err(CredentialError::new(source, problem));
                 }
                 signed(&read.key, &encoded(host.as_str()), &read.policy, now)
@@ -164,12 +226,18 @@ impl Credential {
             Kind::Device { key, resource, registration } => {
                 signed(&key.read(registration)?, &encoded(resource), DEVICE_POLICY, now)
             }
-            Kind::Bearer { source, scope } => {
-                let token = source.token(scope).await?;
-                let text = zeroize::Zeroizing::new(format!("Bearer {}", token.text.expose()));
-                Ok(Kept { header: header(&text)?, ends: token.ends })
-            }
+            Kind::Bearer { .. } => Err(CredentialError::new("bearer token", "is not signed but fetched")),
         }
+    }
+}
+
+/// The end of a fetch: what it gave is kept, and the next one may begin.
+fn settle(credential: &Weak<Credential>, made: Option<&Kept>) {
+    let Some(credential) = credential.upgrade() else { return };
+    let mut state = credential.state.lock();
+    state.fetching = None;
+    if let Some(made) = made {
+        state.kept = Some(made.clone());
     }
 }
 

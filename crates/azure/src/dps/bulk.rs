@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::AzureError;
 use crate::id::{EnrollmentGroupId, Etag, RegistrationId};
-use crate::json::{Unknown, words};
+use crate::json::{Unknown, empty_if_null, none_if_empty, words};
 
 /// Most items of one call (DPS REST API, bulk enrollment operations).
 pub const BULK_ITEMS_MAX: usize = 10;
@@ -33,7 +33,7 @@ pub struct BulkResult {
     /// True where every item succeeded.
     pub is_successful: bool,
     /// The items that failed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "empty_if_null")]
     pub errors: Vec<BulkError>,
     /// What else there is.
     #[serde(flatten)]
@@ -45,10 +45,10 @@ pub struct BulkResult {
 #[serde(rename_all = "camelCase")]
 pub struct BulkError {
     /// The item, of enrollments.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "none_if_empty", skip_serializing_if = "Option::is_none")]
     pub registration_id: Option<RegistrationId>,
     /// The item, of groups.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "none_if_empty", skip_serializing_if = "Option::is_none")]
     pub enrollment_group_id: Option<EnrollmentGroupId>,
     /// Azure's number, such as 409201.
     #[serde(default, skip_serializing_if = "Option::is_none")]

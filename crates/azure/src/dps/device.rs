@@ -15,7 +15,7 @@ use crate::error::{AzureError, Place, retry_after};
 use crate::id::{HostName, IdScope, OperationId, RegistrationId};
 use crate::secret::CredentialError;
 
-/// Wait between polls where DPS names none: what its SDKs wait.
+/// Wait between polls where DPS names none, and the shortest where it does: what its SDKs wait.
 pub const POLL_WAIT: Duration = Duration::from_secs(2);
 /// Most polls of one registration; at DPS's usual 3 s, half an hour.
 pub const POLLS_MAX: u32 = 600;
@@ -88,7 +88,7 @@ impl Device {
             if !under_way {
                 return Ok(heard.operation);
             }
-            let wait = heard.ask_after.unwrap_or(POLL_WAIT).min(RETRY_AFTER_MAX);
+            let wait = heard.ask_after.unwrap_or(POLL_WAIT).max(POLL_WAIT).min(RETRY_AFTER_MAX);
             if !self.door.pause(wait, due).await {
                 let last = format!("still {} after {polls} polls", heard.operation.status);
                 return Err(self.door.late("register device", due, polls + 1, last));
@@ -109,6 +109,7 @@ impl Device {
         let segments = [self.scope.as_str(), "registrations", self.registration.as_str()];
         let at = path(&segments, DEVICE_API_VERSION);
         let request = Request::new("look up registration", Subject::Registration, Method::POST, at)
+            .reads()
             .json(&Body { registration: &self.registration, payload })?;
         self.door.send(request).await?.json("a registration result")
     }

@@ -244,7 +244,8 @@ impl Service {
         subject: Subject,
         segments: &[&str],
     ) -> Result<Attestation, AzureError> {
-        let request = Request::new(operation, subject, Method::POST, path(segments, SERVICE_API_VERSION));
+        let request =
+            Request::new(operation, subject, Method::POST, path(segments, SERVICE_API_VERSION)).reads();
         self.door.send(request).await?.json("an attestation mechanism")
     }
 
@@ -256,13 +257,14 @@ impl Service {
         mode: &BulkMode,
         body: &Bulk<'_>,
     ) -> Result<BulkResult, AzureError> {
-        // What was created by an unheard first try would fail the second; all else does no more when done twice.
-        let repeat = if *mode == BulkMode::Create { Repeat::IfNotServed } else { Repeat::Safe };
+        // Only what goes by etags cannot undo what somebody else did since an unheard first try.
+        let repeat = if *mode == BulkMode::UpdateIfMatchEtag { Repeat::Safe } else { Repeat::IfNotServed };
         let request =
             Request::new(operation, subject, Method::POST, path(&[collection], SERVICE_API_VERSION))
                 .repeat(repeat)
+                .yes(&[200, 400])
                 .json(body)?;
-        self.door.send(request).await?.json("the result of a bulk operation")
+        self.door.send(request).await?.bulk(&self.door, subject)
     }
 
     fn query<T: DeserializeOwned + Send, const N: usize>(
@@ -283,6 +285,7 @@ impl Service {
                 Method::POST,
                 path(&segments, SERVICE_API_VERSION),
             )
+            .reads()
             .json(&QueryBody { query: &text })
         })
     }

@@ -22,9 +22,9 @@ pub enum Missing {
     EnrollmentGroup,
     /// The record of a device's registration (404202).
     Registration,
-    /// A registration under way.
+    /// A registration under way (404203).
     Operation,
-    /// A hub linked to a DPS.
+    /// A hub linked to a DPS (404210).
     LinkedHub,
     /// A Traffic Manager profile.
     Profile,
@@ -151,25 +151,33 @@ pub(super) fn classified(subject: Subject, told: Box<Told>) -> AzureError {
 }
 
 fn missing(subject: Subject, code: Option<u32>, told: &Told) -> Missing {
-    match (code, told.name.as_deref()) {
-        (Some(404_001), _) => Missing::Device,
-        (Some(404_002), _) => Missing::Job,
-        (Some(404_010), _) => Missing::Module,
-        (Some(404_201), _) => Missing::Enrollment,
-        (Some(404_202), _) => Missing::Registration,
-        (Some(404_204), _) => Missing::EnrollmentGroup,
-        (_, Some("ResourceGroupNotFound" | "SubscriptionNotFound")) => Missing::ResourceGroup,
-        // Other numbers of DPS are not documented one by one: what was asked for says more.
-        _ => match subject {
-            Subject::Device => Missing::Device,
-            Subject::Enrollment => Missing::Enrollment,
-            Subject::EnrollmentGroup => Missing::EnrollmentGroup,
-            Subject::Registration => Missing::Registration,
-            Subject::Operation => Missing::Operation,
-            Subject::Profile => Missing::Profile,
-            Subject::Endpoint => Missing::Endpoint,
-            Subject::Other => Missing::Other,
-        },
+    let Some(code) = code else {
+        return match (told.name.as_deref(), subject) {
+            (Some("ResourceGroupNotFound" | "SubscriptionNotFound"), _) => Missing::ResourceGroup,
+            (Some("ParentResourceNotFound"), Subject::Endpoint) => Missing::Profile,
+            (_, Subject::Device) => Missing::Device,
+            (_, Subject::Enrollment) => Missing::Enrollment,
+            (_, Subject::EnrollmentGroup) => Missing::EnrollmentGroup,
+            (_, Subject::Registration) => Missing::Registration,
+            (_, Subject::Operation) => Missing::Operation,
+            (_, Subject::Profile) => Missing::Profile,
+            (_, Subject::Endpoint) => Missing::Endpoint,
+            (_, Subject::Other) => Missing::Other,
+        };
+    };
+    match code {
+        404_001 => Missing::Device,
+        404_002 => Missing::Job,
+        404_010 => Missing::Module,
+        404_201 => Missing::Enrollment,
+        404_202 => Missing::Registration,
+        404_203 => Missing::Operation,
+        404_204 => Missing::EnrollmentGroup,
+        404_210 => Missing::LinkedHub,
+        // Records, settings and authorities of DPS itself (404205 to 404209, 404211): nothing that a caller named.
+        404_205..=404_209 | 404_211 => Missing::Other,
+        // A number that is not known is about something that is not known either.
+        _ => Missing::Other,
     }
 }
 

@@ -30,6 +30,19 @@ pub(super) struct Envelope {
     pub(super) name: Option<String>,
     pub(super) message: String,
     pub(super) tracking_id: Option<String>,
+    /// True where a name stands where only Azure's services put one: in their headers, or in ARM's `error.code`.
+    is_named: bool,
+}
+
+impl Envelope {
+    /// True where this is an error of the service itself, and of this status. A page of a proxy or a gateway has no
+    /// number, or one that does not fit.
+    pub(super) fn is_of_service(&self, status: u16) -> bool {
+        match self.code {
+            Some(code) => code / 1_000 == u32::from(status),
+            None => self.is_named,
+        }
+    }
 }
 
 /// Reads in the order of trust: name in the header, number in the body, `ErrorCode:` before the message.
@@ -43,6 +56,7 @@ pub(super) fn read(headers: &HeaderMap, body: &[u8]) -> Envelope {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let named = header(HUB_NAME).or_else(|| header(DPS_CODE)).filter(|name| !name.is_empty());
     if let Some(name) = named {
+        found.is_named = true;
         match (name.parse().ok(), code::number_of(name)) {
             (Some(number), _) => found.code = Some(number),
             (None, number) => {
@@ -64,6 +78,7 @@ fn field<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
 
 fn of_object(object: &Map<String, Value>, depth: u32, found: &mut Envelope) {
     if let Some(Value::Object(inner)) = field(object, "error") {
+        found.is_named |= matches!(field(inner, "code"), Some(Value::String(code)) if !code.is_empty());
         return of_object(inner, depth, found);
     }
     match field(object, "errorCode").or_else(|| field(object, "code")) {

@@ -21,6 +21,10 @@ pub const MESSAGE_CHARS_MAX: usize = 512;
 /// Longest name, tracking ID or request ID that an error keeps, in characters.
 pub const NAME_CHARS_MAX: usize = 128;
 
+/// Longest `Retry-After` that is told on: no throttle of Azure's lasts as long, and a caller that obeys a longer one has
+/// in effect stopped.
+pub const RETRY_AFTER_TOLD_MAX: Duration = Duration::from_secs(3_600);
+
 /// Which call failed, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -53,10 +57,13 @@ pub struct Told {
     pub tracking_id: Option<String>,
     /// The `x-ms-request-id` of the answer.
     pub request_id: Option<String>,
-    /// How long Azure asked to be left alone.
+    /// How long Azure asked to be left alone; at most [`RETRY_AFTER_TOLD_MAX`].
     pub retry_after: Option<Duration>,
     /// Requests sent for this call, this one among them.
     pub attempts: u32,
+    /// True where an earlier request of this change may have been served, so that this answer may be about the change's
+    /// own effect: an etag that fits no more, a thing already gone. Never of a read.
+    pub perhaps_served: bool,
 }
 
 impl fmt::Display for Told {
@@ -93,7 +100,7 @@ pub enum AzureError {
         /// What Azure said.
         told: Box<Told>,
     },
-    /// The device exists, but is not connected, or takes no direct methods (IoT Hub, 404103). Nothing ran.
+    /// The device exists, but is not connected, or takes no direct methods (IoT Hub, 404103). This request did not run.
     #[error("device not online: {told}")]
     NotOnline {
         /// What Azure said.
@@ -125,7 +132,7 @@ pub enum AzureError {
         /// What Azure said.
         told: Box<Told>,
     },
-    /// Too many calls. Nothing ran.
+    /// Too many calls. This request did not run.
     #[error("throttled: {told}")]
     Throttled {
         /// What Azure said.
@@ -137,13 +144,13 @@ pub enum AzureError {
         /// What Azure said.
         told: Box<Told>,
     },
-    /// Azure found the request wrong. Nothing ran.
+    /// Azure found the request wrong. This request did not run.
     #[error("refused: {told}")]
     Refused {
         /// What Azure said.
         told: Box<Told>,
     },
-    /// The answer is not what such an answer must be.
+    /// The answer is not what such an answer must be; also a 404 that is not the service's own.
     #[error(
         "{place} answered nonsense (HTTP {status}): expected {expected}, but {problem}; it begins {begins}"
     )]
@@ -178,16 +185,20 @@ pub enum AzureError {
         attempts: u32,
         /// True where the last request was on its way when time ran out, so that it may have been served.
         in_flight: bool,
+        /// True where an earlier request of this change may have been served.
+        perhaps_served: bool,
         /// How the last attempt before stood.
         last: String,
     },
-    /// No connection. Nothing was sent.
+    /// No connection. This request was not sent.
     #[error("{place} cannot be reached: {problem}")]
     Connect {
         /// Which call, and where.
         place: Place,
         /// What is wrong.
         problem: String,
+        /// True where an earlier request of this change may have been served.
+        perhaps_served: bool,
     },
     /// The connection broke before the answer was whole. The request may have been served.
     #[error("{place} broke off: {problem}")]
@@ -206,6 +217,8 @@ pub enum AzureError {
         problem: String,
         /// When the budget has more.
         retry_after: Option<Duration>,
+        /// True where an earlier request of this change may have been served.
+        perhaps_served: bool,
     },
     /// The request itself is wrong. Nothing was sent.
     #[error("{operation} was not sent: {problem}")]
@@ -215,13 +228,15 @@ pub enum AzureError {
         /// What is wrong with the value, and what to do.
         problem: String,
     },
-    /// The credential cannot be used. Nothing was sent.
+    /// The credential cannot be used. This request was not sent.
     #[error("{place} was not sent, as there is no credential: {source}")]
     Credential {
         /// Which call, and where.
         place: Place,
         /// What is wrong.
         source: CredentialError,
+        /// True where an earlier request of this change may have been served.
+        perhaps_served: bool,
     },
     /// A query has more pages than the caller allowed.
     #[error(
@@ -240,10 +255,23 @@ impl AzureError {
         Self::Invalid { operation, problem: problem.into() }
     }
 
-    /// Understands an answer that says no.
+    /// Understands an answer that says no. A 404 says that something is missing only where it comes from the service.
     pub(crate) fn told(place: Place, subject: Subject, answer: Refusal<'_>) -> Self {
         let found = envelope::read(answer.headers, answer.body);
         let status = answer.status.as_u16();
+        let is_of_service = found.is_of_service(status);
+        // Whatever stands in between says 404 too, and a device is not to be given up for that.
+        if status == 404 && !is_of_service {
+            return Self::Nonsense {
+                place,
+                status,
+                expected: "an error of the service",
+                problem: "HTTP 404 has no code of the service's".to_owned(),
+                begins: first_bytes(answer.body),
+            };
+        }
+        // What is in conflict follows from what was asked for only if the service itself said so.
+        let subject = if is_of_service { subject } else { Subject::Other };
         let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
         let retry_after = retry_after(answer.headers, answer.now).or_else(|| {
             // IoT Hub's throttle says it in words only.
@@ -259,6 +287,7 @@ impl AzureError {
             request_id: header("x-ms-request-id").map(|id| masked(id, NAME_CHARS_MAX)),
             retry_after,
             attempts: answer.attempts,
+            perhaps_served: false,
         });
         code::classified(subject, told)
     }
@@ -314,7 +343,8 @@ impl AzureError {
         }
     }
 
-    /// How long to wait before asking again, where Azure or the budget said.
+    /// How long to wait before asking again, where Azure or the budget said. Of Azure's word no more than
+    /// [`RETRY_AFTER_TOLD_MAX`] is told; the budget's own comes as it is.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OverBudget { retry_after, .. } => *retry_after,
@@ -322,16 +352,52 @@ impl AzureError {
         }
     }
 
-    /// True where the request may have had its effect all the same: a change must be read back before it is repeated.
+    /// True where the call may have had its effect all the same, by its last request or by one before: a change must be
+    /// read back before it is repeated. So [`AzureError::PreconditionFailed`] may tell of the change's own first try, and
+    /// [`AzureError::NotFound`] of a removal's.
     pub fn outcome_unknown(&self) -> bool {
         match self {
             Self::Unavailable { .. } | Self::Broken { .. } | Self::Nonsense { .. } | Self::TooLong { .. } => {
                 true
             }
-            Self::Deadline { in_flight, .. } => *in_flight,
-            _ => false,
+            Self::Deadline { in_flight, perhaps_served, .. } => *in_flight || *perhaps_served,
+            Self::Connect { perhaps_served, .. }
+            | Self::OverBudget { perhaps_served, .. }
+            | Self::Credential { perhaps_served, .. } => *perhaps_served,
+            Self::Invalid { .. } | Self::TooManyPages { .. } => false,
+            _ => self.told_by_azure().is_some_and(|told| told.perhaps_served),
         }
     }
+
+    /// The same, after an earlier request of the same change that may have been served.
+    pub(crate) fn after_perhaps_served(mut self) -> Self {
+        match &mut self {
+            Self::NotFound { told, .. }
+            | Self::NotOnline { told }
+            | Self::Conflict { told, .. }
+            | Self::PreconditionFailed { told }
+            | Self::Unauthorized { told }
+            | Self::Forbidden { told }
+            | Self::Throttled { told }
+            | Self::Unavailable { told }
+            | Self::Refused { told } => told.perhaps_served = true,
+            Self::Deadline { perhaps_served, .. }
+            | Self::Connect { perhaps_served, .. }
+            | Self::OverBudget { perhaps_served, .. }
+            | Self::Credential { perhaps_served, .. } => *perhaps_served = true,
+            Self::Nonsense { .. }
+            | Self::TooLong { .. }
+            | Self::Broken { .. }
+            | Self::Invalid { .. }
+            | Self::TooManyPages { .. } => {}
+        }
+        self
+    }
+}
+
+/// True where an answer that says no is an error of the service itself, and not a page of something in between.
+pub(crate) fn is_of_service(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> bool {
+    envelope::read(headers, body).is_of_service(status.as_u16())
 }
 
 /// An answer that says no, and what is needed to understand it.
@@ -344,15 +410,15 @@ pub(crate) struct Refusal<'a> {
     pub(crate) attempts: u32,
 }
 
-/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3).
+/// `Retry-After`, in seconds or as a date (RFC 9110, 10.2.3); at most [`RETRY_AFTER_TOLD_MAX`].
 pub(crate) fn retry_after(headers: &HeaderMap, now: Duration) -> Option<Duration> {
     let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_TOLD_MAX));
     }
     let date = httpdate::parse_http_date(text).ok()?;
     let at = date.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some(at.saturating_sub(now))
+    Some(at.saturating_sub(now).min(RETRY_AFTER_TOLD_MAX))
 }
 
 #[cfg(test)]

@@ -4,9 +4,21 @@
 const KEY_CHARS_MIN: usize = 40;
 /// Bytes of a nonsensical answer that an error shows.
 const FIRST_BYTES: usize = 48;
-/// Words that a secret follows, in lower case.
-const BEFORE_SECRETS: [&str; 6] =
-    ["sharedaccesskey=", "sig=", "authenticationkey\":\"", "primarykey\":\"", "secondarykey\":\"", "bearer "];
+/// Names whose value is a secret, however long, where `=` or `:` stands between; in lower case.
+const NAMES: [&str; 8] = [
+    "sharedaccesskey",
+    "authenticationkey",
+    "primarykey",
+    "secondarykey",
+    "accesskey",
+    "sig",
+    "access_token",
+    "client_secret",
+];
+/// Shortest run that is taken for a key after the word `key`, whatever stands between: 16 bytes in base64.
+const NAMED_KEY_CHARS_MIN: usize = 24;
+/// Most quotes, escapes, blanks and signs between a name and its value.
+const GAP_MAX: usize = 12;
 /// What stands in the place of a secret.
 const MASK: &str = "(masked)";
 
@@ -17,31 +29,16 @@ pub(crate) fn masked(text: &str, chars_max: usize) -> String {
     let mut out = String::new();
     let mut at = 0;
     while at < bytes.len() && out.len() <= chars_max * 4 {
-        if let Some(word) = BEFORE_SECRETS
-            .iter()
-            .find(|word| lower.as_bytes().get(at..).is_some_and(|rest| rest.starts_with(word.as_bytes())))
-        {
-            let from = at + word.len();
+        if let Some((from, length)) = secret(lower.as_bytes(), at) {
             push(&mut out, text.get(at..from));
             out.push_str(MASK);
-            at = from + run(bytes, from, |byte| is_key_char(byte) || byte == b'%');
+            at = from + length;
             continue;
         }
         let length = run(bytes, at, is_key_char);
         if length >= KEY_CHARS_MIN {
             out.push_str(MASK);
             at += length;
-        } else if length > 0 {
-            // Not past the next word that a secret follows.
-            let next = (at + 1..at + length)
-                .find(|next| {
-                    BEFORE_SECRETS
-                        .iter()
-                        .any(|word| lower.get(*next..).is_some_and(|rest| rest.starts_with(word)))
-                })
-                .unwrap_or(at + length);
-            push(&mut out, text.get(at..next));
-            at = next;
         } else {
             let found = text.get(at..).and_then(|rest| rest.chars().next()).unwrap_or(' ');
             out.push(if found.is_control() { ' ' } else { found });
@@ -57,6 +54,41 @@ pub(crate) fn masked(text: &str, chars_max: usize) -> String {
 
 fn push(out: &mut String, piece: Option<&str>) {
     out.push_str(piece.unwrap_or_default());
+}
+
+/// Where the secret after a name that begins at `at` stands, and how long it is.
+fn secret(lower: &[u8], at: usize) -> Option<(usize, usize)> {
+    let begins = |word: &str| lower.get(at..).is_some_and(|rest| rest.starts_with(word.as_bytes()));
+    let after = |word: &str, least: usize, is_sign: fn(u8) -> bool| {
+        if !begins(word) {
+            return None;
+        }
+        let end = at + word.len();
+        let gap = run(lower, end, |byte| is_gap(byte)).min(GAP_MAX);
+        let has_sign = lower.get(end..end + gap).is_some_and(|gap| gap.iter().any(|byte| is_sign(*byte)));
+        let length = run(lower, end + gap, is_value_char);
+        (has_sign && length >= least).then_some((end + gap, length))
+    };
+    let is_word =
+        at.checked_sub(1).and_then(|before| lower.get(before)).is_none_or(|b| !b.is_ascii_alphanumeric());
+    NAMES
+        .iter()
+        .find_map(|name| after(name, 1, |byte| b"=:".contains(&byte)))
+        .or_else(|| after("bearer", 1, |byte| byte == b' '))
+        // A webhook's key; but not the number of an `errorcode=`.
+        .or_else(|| if is_word { after("code", 1, |byte| byte == b'=') } else { None })
+        .or_else(|| after("keys", NAMED_KEY_CHARS_MIN, is_gap))
+        .or_else(|| after("key", NAMED_KEY_CHARS_MIN, is_gap))
+}
+
+/// What stands between a name and its value: signs, blanks, and quotes, escaped or not. No letter of base64 but `=`.
+fn is_gap(byte: u8) -> bool {
+    b"=: \"'\\([<`".contains(&byte)
+}
+
+/// What a secret after a name is made of: base64 of both alphabets, tokens, and either of them percent-encoded.
+fn is_value_char(byte: u8) -> bool {
+    is_key_char(byte) || b"-._~%".contains(&byte)
 }
 
 fn is_key_char(byte: u8) -> bool {
@@ -102,6 +134,16 @@ mod tests {
             format!("{{\"primaryKey\":\"{KEY}\"}}"),
             format!("a key: {KEY}."),
             "Bearer abc.def".to_owned(),
+            "got Bearer abc-def_ghi.abc~x".to_owned(),
+            "https://f.example/api?code=abc-def_ghi.abc==&name=x".to_owned(),
+            "sig=abc-._~abc&se=1".to_owned(),
+            "{\\\"primaryKey\\\" : \\\"abc\\\"}".to_owned(),
+            "{\"SecondaryKey\" : \"abc\"}".to_owned(),
+            "SharedAccessKey = abc".to_owned(),
+            // 16 bytes, the shortest key.
+            "the key 'AAECAwQFBgcICQoLDA0ODw==' is wrong".to_owned(),
+            "key: AAECAwQFBgcICQoLDA0ODw==".to_owned(),
+            "symmetricKey=AAECAwQFBgcICQoLDA0ODw%3D%3D".to_owned(),
         ] {
             let shown = masked(&text, 512);
             assert!(!shown.contains("AAEC") && !shown.contains("2E4g") && !shown.contains("abc"), "{shown}");
@@ -109,6 +151,10 @@ mod tests {
         }
         let plain = "Tracking ID:8ad0463c0d1b4b7f8ad0463c0d1b4b7f-G:0, device 'pump-1' is not registered.";
         assert_eq!(masked(plain, 512), plain);
+        for plain in ["SharedAccessKeyName=service", "errorcode=404001", "the key is wrong", "bearer", "sig"]
+        {
+            assert_eq!(masked(plain, 512), plain);
+        }
     }
 
     #[test]

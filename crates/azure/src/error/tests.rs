@@ -109,6 +109,10 @@ fn a_wait_is_heard_in_seconds_as_a_date_and_in_words() {
     assert_eq!(date.retry_after(), Some(Duration::from_secs(30)));
     let past = refused(Subject::Device, 503, &[("retry-after", "Thu, 01 Jan 1998 00:00:30 GMT")], b"");
     assert_eq!(past.retry_after(), Some(Duration::ZERO));
+    for endless in ["3601", "18446744073709551615", "Fri, 01 Jan 2027 00:00:30 GMT"] {
+        let error = refused(Subject::Device, 503, &[("retry-after", endless)], b"");
+        assert_eq!(error.retry_after(), Some(RETRY_AFTER_TOLD_MAX), "{endless}");
+    }
     for nonsense in ["soon", "-1", "1.5", ""] {
         assert_eq!(refused(Subject::Device, 503, &[("retry-after", nonsense)], b"").retry_after(), None);
     }
@@ -136,14 +140,86 @@ fn a_challenge_does_not_put_its_key_into_the_error() {
 }
 
 #[test]
-fn what_is_missing_follows_from_what_was_asked_where_no_number_is_given() {
+fn what_is_missing_follows_from_what_was_asked_where_the_service_gives_no_number() {
     for (subject, missing) in [
-        (Subject::Device, Missing::Device),
-        (Subject::Registration, Missing::Registration),
-        (Subject::Operation, Missing::Operation),
+        (Subject::Profile, Missing::Profile),
         (Subject::Endpoint, Missing::Endpoint),
+        (Subject::Other, Missing::Other),
     ] {
-        assert!(refused(subject, 404, &[], b"<html>").is_missing(missing));
+        let body = br#"{"error":{"code":"ResourceNotFound","message":"m"}}"#;
+        assert!(refused(subject, 404, &[], body).is_missing(missing));
+    }
+    for header in ["iothub-errorcode", "x-ms-error-code"] {
+        let error = refused(Subject::Device, 404, &[(header, "SomethingNew")], b"");
+        assert!(error.is_missing(Missing::Device), "{error:?}");
+    }
+    let body = br#"{"error":{"code":"ParentResourceNotFound","message":"m"}}"#;
+    assert!(refused(Subject::Endpoint, 404, &[], body).is_missing(Missing::Profile));
+    let body = br#"{"error":{"code":"ResourceGroupNotFound","message":"m"}}"#;
+    assert!(refused(Subject::Endpoint, 404, &[], body).is_missing(Missing::ResourceGroup));
+}
+
+#[test]
+fn a_page_of_something_in_between_never_says_that_a_thing_is_missing() {
+    let subjects = [
+        Subject::Device,
+        Subject::Enrollment,
+        Subject::EnrollmentGroup,
+        Subject::Registration,
+        Subject::Operation,
+        Subject::Profile,
+        Subject::Endpoint,
+        Subject::Other,
+    ];
+    let pages: [&[u8]; 10] = [
+        b"<html>404 Not Found</html>",
+        b"",
+        b"null",
+        br#"{"message":"no Route matched with those values"}"#,
+        br#"{"code":"not_found","message":"m"}"#,
+        br#"{"statusCode":404,"message":"Resource not found"}"#,
+        br#"{"code":404,"message":"m"}"#,
+        br#"{"errorCode":500001,"message":"m"}"#,
+        br#"{"Message":"ErrorCode:ServerError;m"}"#,
+        br#"{"error":{"message":"m"}}"#,
+    ];
+    for subject in subjects {
+        for page in pages {
+            let error = refused(subject, 404, &[("server", "nginx")], page);
+            assert!(matches!(error, AzureError::Nonsense { status: 404, .. }), "{page:?}: {error:?}");
+            assert!(error.outcome_unknown() && !error.is_retryable());
+        }
+        let error = refused(subject, 409, &[], b"<html>");
+        assert!(matches!(error, AzureError::Conflict { conflicting: Conflicting::Other, .. }), "{error:?}");
+    }
+    let error = refused(Subject::Device, 404, &[("iothub-errorcode", "ServerError")], b"");
+    assert!(matches!(error, AzureError::Nonsense { .. }), "{error:?}");
+}
+
+#[test]
+fn numbers_say_what_is_missing_whatever_was_asked_for() {
+    for (code, missing) in [
+        (404_001, Missing::Device),
+        (404_002, Missing::Job),
+        (404_010, Missing::Module),
+        (404_201, Missing::Enrollment),
+        (404_202, Missing::Registration),
+        (404_203, Missing::Operation),
+        (404_204, Missing::EnrollmentGroup),
+        (404_205, Missing::Other),
+        (404_206, Missing::Other),
+        (404_207, Missing::Other),
+        (404_208, Missing::Other),
+        (404_209, Missing::Other),
+        (404_210, Missing::LinkedHub),
+        (404_211, Missing::Other),
+        (404_777, Missing::Other),
+    ] {
+        let body = format!(r#"{{"errorCode":{code},"message":"m"}}"#);
+        for subject in [Subject::Device, Subject::Enrollment, Subject::Registration] {
+            let error = refused(subject, 404, &[], body.as_bytes());
+            assert!(error.is_missing(missing), "{error:?}");
+        }
     }
 }
 

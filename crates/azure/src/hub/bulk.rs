@@ -9,7 +9,7 @@ use super::identity::{Authentication, DeviceCapabilities, DeviceStatus};
 use super::twin::TwinProperties;
 use crate::error::AzureError;
 use crate::id::{DeviceId, Etag, ModuleId};
-use crate::json::{Unknown, none_if_empty, words};
+use crate::json::{Unknown, empty_if_null, none_if_empty, words};
 
 /// Most items of one call (IoT Hub, quotas).
 pub const BULK_DEVICES_MAX: usize = 100;
@@ -31,6 +31,13 @@ words! {
         UpdateTwin = "updateTwin",
         /// Changes its twin, if that has the item's twin etag.
         UpdateTwinIfMatchEtag = "updateTwinIfMatchETag",
+    }
+}
+
+impl BulkDeviceMode {
+    /// True where the item changes only the version that it names.
+    pub(super) fn goes_by_etag(&self) -> bool {
+        matches!(self, Self::UpdateIfMatchEtag | Self::DeleteIfMatchEtag | Self::UpdateTwinIfMatchEtag)
     }
 }
 
@@ -109,10 +116,10 @@ pub struct BulkDeviceResult {
     /// True where every item succeeded.
     pub is_successful: bool,
     /// The items that failed.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "empty_if_null")]
     pub errors: Vec<BulkDeviceError>,
     /// The items that succeeded, but.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "empty_if_null")]
     pub warnings: Vec<BulkDeviceWarning>,
     /// What else there is.
     #[serde(flatten)]
@@ -123,8 +130,9 @@ pub struct BulkDeviceResult {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BulkDeviceError {
-    /// The device.
-    pub device_id: DeviceId,
+    /// The device; none where the hub names none.
+    #[serde(default, deserialize_with = "none_if_empty", skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<DeviceId>,
     /// The module.
     #[serde(default, deserialize_with = "none_if_empty", skip_serializing_if = "Option::is_none")]
     pub module_id: Option<ModuleId>,
@@ -146,8 +154,9 @@ pub struct BulkDeviceError {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BulkDeviceWarning {
-    /// The device.
-    pub device_id: DeviceId,
+    /// The device; none where the hub names none.
+    #[serde(default, deserialize_with = "none_if_empty", skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<DeviceId>,
     /// Azure's name of the warning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning_code: Option<Value>,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::API_VERSION;
-use super::bulk::{self, BulkDevice, BulkDeviceMode, BulkDeviceResult};
+use super::bulk::{self, BulkDevice, BulkDeviceResult};
 use super::identity::Identity;
 use super::method::{MethodAnswer, MethodCall};
 use super::twin::{Twin, TwinChange};
@@ -108,21 +108,15 @@ impl Service {
     /// [`BulkDeviceResult::errors`].
     pub async fn bulk(&self, items: &[BulkDevice]) -> Result<BulkDeviceResult, AzureError> {
         const OPERATION: &str = "bulk identities";
-        const EXPECTED: &str = "the result of a bulk operation";
         bulk::check(OPERATION, items)?;
-        let creates = items.iter().any(|item| item.import_mode == BulkDeviceMode::Create);
-        let repeat = if creates { Repeat::IfNotServed } else { Repeat::Safe };
+        let guarded = items.iter().all(|item| item.import_mode.goes_by_etag());
+        let repeat = if guarded { Repeat::Safe } else { Repeat::IfNotServed };
         let request = Request::new(OPERATION, Subject::Device, Method::POST, path(&["devices"], API_VERSION))
             .repeat(repeat)
             // Some items failed: the hub says 400, with the same body.
             .yes(&[200, 400])
             .json(&items)?;
-        let reply = self.door.send(request).await?;
-        match reply.json(EXPECTED) {
-            // Not the result of items, but a refusal of the whole.
-            Err(_) if reply.status() == 400 => Err(self.door.refusal(&reply, Subject::Device)),
-            read => read,
-        }
+        self.door.send(request).await?.bulk(&self.door, Subject::Device)
     }
 
     /// Twins, page by page, by a query such as `SELECT * FROM devices` (IoT Hub REST API, query). The index lags: a
@@ -212,8 +206,6 @@ impl Service {
         let segments = ["twins", id.as_str()];
         let request = Request::new(operation, Subject::Device, method, path(&segments, API_VERSION))
             .if_match(if_match, Quoting::Quoted)?
-            // The same values written twice are the same values.
-            .repeat(Repeat::Safe)
             .json(&change.body())?;
         self.door.send(request).await?.json("a twin")
     }
@@ -228,7 +220,9 @@ impl Service {
         pages(self.door.clone(), query, item_types, expected, move || {
             let at = path(&["devices", "query"], API_VERSION);
             // A query changes nothing, though it is a POST.
-            Request::new("query devices", Subject::Other, Method::POST, at).json(&QueryBody { query: &text })
+            Request::new("query devices", Subject::Other, Method::POST, at)
+                .reads()
+                .json(&QueryBody { query: &text })
         })
     }
 }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::API_VERSION;
 use super::model::{Endpoint, EndpointChange, EndpointKind, Profile, out_of_range};
-use crate::client::{Client, Door, Request, Subject, knobs, path};
+use crate::client::{Client, Door, Repeat, Request, Subject, knobs, path};
 use crate::credential::Credential;
 use crate::error::AzureError;
 use crate::id::{ArmName, HostName};
@@ -27,7 +27,8 @@ pub struct ProfileName {
 /// One Traffic Manager profile, over Azure Resource Manager. Cheap to clone. ARM takes bearer tokens only: see
 /// [`crate::ARM_SCOPE`].
 ///
-/// Every write says what is to be, so that making it twice does no more than making it once.
+/// Writes carry no etag, so a repeat could undo what somebody else changed since: a write is made again only where it
+/// cannot have been served. [`AzureError::outcome_unknown`] says when to read it back.
 #[derive(Debug, Clone)]
 pub struct Service {
     door: Door,
@@ -136,7 +137,10 @@ impl Service {
         body: &impl Serialize,
         expected: &'static str,
     ) -> Result<T, AzureError> {
-        let request = Request::new(operation, subject, method, at).yes(&[200, 201]).json(body)?;
+        let request = Request::new(operation, subject, method, at)
+            .repeat(Repeat::IfNotServed)
+            .yes(&[200, 201])
+            .json(body)?;
         self.door.send(request).await?.json(expected)
     }
 

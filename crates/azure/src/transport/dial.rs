@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -34,15 +34,58 @@ struct Inner {
     endpoints: Endpoints,
     tls: TlsConnector,
     per_host_max: usize,
-    /// Permits of each host spoken to; a connection holds one for its life.
-    hosts: Mutex<HashMap<HostName, Arc<Semaphore>>>,
+    hosts: Mutex<HashMap<HostName, Arc<Gate>>>,
     opened: AtomicU64,
+    /// Connects that wait for leave now, and the most that ever did.
+    waiting: AtomicU64,
+    waiting_most: AtomicU64,
+}
+
+/// The bounds of one host.
+pub(super) struct Gate {
+    /// A request holds one while it is under way.
+    pub(super) requests: Arc<Semaphore>,
+    /// A connection holds one for its life.
+    connections: Arc<Semaphore>,
+}
+
+tokio::task_local! {
+    /// Closed once the request has its answer or is given up. The pool begins a connect for a request, and lets it go on
+    /// by itself where another connection becomes free sooner: then nobody needs it any more.
+    static WANTED: watch::Receiver<()>;
+}
+
+/// Runs a request of the pool, whose connects wait for leave no longer than it does.
+pub(super) async fn wanting<F: Future>(request: F) -> F::Output {
+    let (wanted, heard) = watch::channel(());
+    let output = WANTED.scope(heard, request).await;
+    drop(wanted);
+    output
+}
+
+/// Counts a connect as waiting while it lives.
+struct Waiting<'a>(&'a Inner);
+
+impl<'a> Waiting<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        let now = inner.waiting.fetch_add(1, Ordering::Relaxed) + 1;
+        inner.waiting_most.fetch_max(now, Ordering::Relaxed);
+        Self(inner)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Dialler {
     pub(super) fn new(endpoints: Endpoints, tls: TlsConnector, per_host_max: usize) -> Self {
         let (hosts, opened) = (Mutex::default(), AtomicU64::new(0));
-        Self { inner: Arc::new(Inner { endpoints, tls, per_host_max, hosts, opened }) }
+        let (waiting, waiting_most) = (AtomicU64::new(0), AtomicU64::new(0));
+        let inner = Inner { endpoints, tls, per_host_max, hosts, opened, waiting, waiting_most };
+        Self { inner: Arc::new(inner) }
     }
 
     pub(super) fn endpoints(&self) -> &Endpoints {
@@ -52,28 +95,64 @@ impl Dialler {
     pub(super) fn opened(&self) -> u64 {
         self.inner.opened.load(Ordering::Relaxed)
     }
+
+    /// The bounds of a host, and an error where there are too many hosts.
+    pub(super) fn gate(&self, host: &HostName) -> io::Result<Arc<Gate>> {
+        self.inner.gate(host)
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> u64 {
+        self.inner.waiting.load(Ordering::Relaxed)
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_most(&self) -> u64 {
+        self.inner.waiting_most.load(Ordering::Relaxed)
+    }
 }
 
 impl Inner {
-    fn permits(&self, host: &HostName) -> io::Result<Arc<Semaphore>> {
+    fn gate(&self, host: &HostName) -> io::Result<Arc<Gate>> {
         let mut hosts = self.hosts.lock();
-        if let Some(permits) = hosts.get(host) {
-            return Ok(Arc::clone(permits));
+        if let Some(gate) = hosts.get(host) {
+            return Ok(Arc::clone(gate));
         }
         if hosts.len() >= HOSTS_MAX {
             return Err(io::Error::other(format!(
                 "{HOSTS_MAX} hosts are spoken to already; no room for {host}"
             )));
         }
-        let permits = Arc::new(Semaphore::new(self.per_host_max));
-        hosts.insert(host.clone(), Arc::clone(&permits));
-        Ok(permits)
+        let permits = || Arc::new(Semaphore::new(self.per_host_max));
+        let gate = Arc::new(Gate { requests: permits(), connections: permits() });
+        hosts.insert(host.clone(), Arc::clone(&gate));
+        Ok(gate)
     }
 
-    async fn open(&self, uri: Uri) -> io::Result<TokioIo<Link>> {
+    /// Leave for one more connection, waited for while the request that wants it does.
+    async fn leave(
+        &self,
+        host: &HostName,
+        wanted: Option<watch::Receiver<()>>,
+    ) -> io::Result<OwnedSemaphorePermit> {
+        let connections = &self.gate(host)?.connections;
+        if let Ok(permit) = Arc::clone(connections).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let unwanted = || io::Error::other(format!("{host} has all its connections, and nobody waits"));
+        let mut wanted = wanted.ok_or_else(unwanted)?;
+        let _waiting = Waiting::new(self);
+        tokio::select! {
+            permit = Arc::clone(connections).acquire_owned() => permit.map_err(io::Error::other),
+            // Nothing is ever sent: this is the end of the request.
+            _ = wanted.changed() => Err(unwanted()),
+        }
+    }
+
+    async fn open(&self, uri: Uri, wanted: Option<watch::Receiver<()>>) -> io::Result<TokioIo<Link>> {
         let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
         let host = HostName::new(authority).map_err(io::Error::other)?;
-        let permit = self.permits(&host)?.acquire_owned().await.map_err(io::Error::other)?;
+        let permit = self.leave(&host, wanted).await?;
         let opened = tokio::time::timeout(OPEN_MAX, self.stream(&host)).await;
         let stream = opened.map_err(|_| {
             let (name, port) = self.endpoints.address(&host);
@@ -120,7 +199,9 @@ impl tower::Service<Uri> for Dialler {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { inner.open(uri).await })
+        // The pool calls within the task of the request, and may poll elsewhere later.
+        let wanted = WANTED.try_with(watch::Receiver::clone).ok();
+        Box::pin(async move { inner.open(uri, wanted).await })
     }
 }
 

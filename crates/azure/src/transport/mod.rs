@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
@@ -41,6 +42,11 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 pub struct Transport {
     pool: Pool<Dialler, Full<Bytes>>,
     dialler: Dialler,
+}
+
+/// Leave for one request to be under way.
+pub(crate) struct Room {
+    _permit: OwnedSemaphorePermit,
 }
 
 /// An answer, whole.
@@ -105,9 +111,22 @@ impl Transport {
         self.dialler.endpoints().wire(host) == endpoints::Wire::Plain
     }
 
+    /// Room for one more request to this host, waited for; the caller ends the wait. There are as many requests under
+    /// way as there may be connections, so that none waits inside the pool, where it could not be told from one sent.
+    pub(crate) async fn room(&self, host: &HostName) -> Result<Room, Failure> {
+        let gate = self.dialler.gate(host).map_err(|error| Failure::Connect(error.to_string()))?;
+        let permit = Arc::clone(&gate.requests).acquire_owned().await;
+        Ok(Room { _permit: permit.map_err(|error| Failure::Connect(error.to_string()))? })
+    }
+
     /// Sends a request, and reads the answer to its end. Dropping the future closes its connection.
-    pub(crate) async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
-        let answer = self.pool.request(request).await.map_err(|error| {
+    pub(crate) async fn exchange(
+        &self,
+        room: Room,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Answer, Failure> {
+        let _room = room;
+        let answer = dial::wanting(self.pool.request(request)).await.map_err(|error| {
             let told = chain(&error);
             if error.is_connect() { Failure::Connect(told) } else { Failure::Broken(told) }
         })?;
@@ -151,4 +170,57 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         source = cause.source();
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Answers every request at once, and keeps its connections.
+    async fn quick() -> std::net::SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut seen = Vec::new();
+                    while socket.read_buf(&mut seen).await.is_ok_and(|read| read > 0) {
+                        if seen.ends_with(b"\r\n\r\n") {
+                            seen.clear();
+                            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn connects_that_nobody_needs_any_more_do_not_pile_up() {
+        let host = HostName::new("hub-a.azure-devices.net").unwrap();
+        let address = HostName::new(&quick().await.to_string()).unwrap();
+        let endpoints = Endpoints::public().plain_at(host.clone(), address);
+        let transport = Transport::with_connections(endpoints, 2).unwrap();
+        let call = || async {
+            let room = transport.room(&host).await.unwrap();
+            let request = Request::get(format!("http://{host}/")).body(Full::default()).unwrap();
+            transport.exchange(room, request).await.unwrap().status
+        };
+        for _ in 0..5 {
+            let statuses = futures_util::future::join_all((0..400).map(|_| call())).await;
+            assert!(statuses.iter().all(|status| *status == 200));
+        }
+        let none_waits = async {
+            while transport.dialler.waiting() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(5), none_waits).await;
+        assert!(waited.is_ok(), "{} connects still wait", transport.dialler.waiting());
+        assert!(transport.connections_opened() <= 2);
+        assert!(transport.dialler.waiting_most() <= 2, "{}", transport.dialler.waiting_most());
+    }
 }

@@ -63,7 +63,7 @@ pub async fn hub_changes_identities_in_bulk_and_lists_them(actors: &Actors) -> O
     create.push(item(MANY, hub::BulkDeviceMode::Create));
     let result = done("bulk create with a clash", hub.bulk(&create).await)?;
     that(!result.is_successful && result.errors.len() == 1, "one failure among two", &result)?;
-    that(result.errors[0].device_id == device("scn-bulk-0"), "the one that exists to fail", &result)?;
+    that(result.errors[0].device_id == Some(device("scn-bulk-0")), "the one that exists to fail", &result)?;
     actors.controls.settle(hub.host()).await?;
     let pages = walk(hub.twins(Query::new("SELECT * FROM devices").page_items(10))).await?;
     that(

@@ -175,9 +175,7 @@ async fn bulk_is_checked_before_and_read_after() {
     }
     assert!(stage.server.seen().is_empty());
 
-    stage
-        .server
-        .play([json(200, body!("dps/bulk_reply_failed.json")), json(200, body!("dps/bulk_reply.json"))]);
+    stage.server.play([json(200, body!("dps/bulk_reply_failed.json"))]);
     let mut with_etag = item("dev-1");
     with_etag.etag = Some(Etag::new("ImEi").unwrap());
     let result = dps.bulk_enrollments(&dps::BulkMode::UpdateIfMatchEtag, &[with_etag]).await.unwrap();
@@ -185,6 +183,23 @@ async fn bulk_is_checked_before_and_read_after() {
     let seen = one(&stage);
     assert_eq!(line(&seen), "POST /enrollments?api-version=2021-10-01");
     assert_eq!(String::from_utf8(seen.body).unwrap(), body!("dps/bulk_request.json"));
+
+    let items = [item("dev-1")];
+    stage.server.play([
+        json(400, r#"{"errorCode":400004,"message":"m"}"#),
+        json(400, "<html>400 Bad Request</html>"),
+        json(200, r#"{"isSuccessful":false,"errors":[{"registrationId":"","errorCode":409201}]}"#),
+        json(200, r#"{"isSuccessful":true,"errors":null}"#),
+        json(200, body!("dps/bulk_reply.json")),
+    ]);
+    let refused = dps.bulk_enrollments(&dps::BulkMode::Create, &items).await.unwrap_err();
+    assert!(matches!(refused, AzureError::Refused { .. }) && !refused.outcome_unknown(), "{refused:?}");
+    let page = dps.bulk_enrollments(&dps::BulkMode::Create, &items).await.unwrap_err();
+    assert!(matches!(page, AzureError::Nonsense { .. }) && page.outcome_unknown(), "{page:?}");
+    let result = dps.bulk_enrollments(&dps::BulkMode::Create, &items).await.unwrap();
+    assert_eq!(result.errors[0].registration_id, None);
+    assert!(dps.bulk_enrollments(&dps::BulkMode::Create, &items).await.unwrap().is_successful);
+    stage.server.take_seen();
 
     let one_group = dps::EnrollmentGroup::new(group("group-1"), dps::Attestation::symmetric_made_by_dps());
     assert!(dps.bulk_groups(&dps::BulkMode::Create, &[one_group]).await.unwrap().is_successful);
@@ -282,6 +297,19 @@ async fn a_hubs_bulk_says_400_where_items_failed_and_where_all_is_wrong() {
     stage.server.play([json(400, body!("hub/error_400.json")).with("iothub-errorcode", "ArgumentInvalid")]);
     let error = hub.bulk(&items).await.unwrap_err();
     assert!(matches!(error, AzureError::Refused { .. }) && error.code() == Some(400_004), "{error:?}");
+
+    // What is neither a result nor the hub's own error tells nothing of what ran.
+    for body in ["<html>400 Bad Request</html>", "", r#"{"message":"bad request"}"#, r#"{"errors":[]}"#] {
+        stage.server.play([json(400, body)]);
+        let error = hub.bulk(&items).await.unwrap_err();
+        assert!(matches!(error, AzureError::Nonsense { status: 400, .. }), "{error:?}");
+        assert!(error.outcome_unknown());
+    }
+    let nulls = r#"{"isSuccessful":false,"errors":[{"deviceId":null,"errorCode":"X"},{"deviceId":""}],"warnings":null}"#;
+    stage.server.play([json(400, nulls), json(200, r#"{"isSuccessful":true,"errors":null}"#)]);
+    let result = hub.bulk(&items).await.unwrap();
+    assert!(result.errors.len() == 2 && result.errors[0].device_id.is_none() && result.warnings.is_empty());
+    assert!(hub.bulk(&items).await.unwrap().is_successful);
 
     stage.server.take_seen();
     let many = |n: usize| -> Vec<hub::BulkDevice> {

@@ -167,3 +167,47 @@ async fn no_secret_is_shown_even_where_azure_repeats_it() {
         assert!(!shown.contains(secret), "{secret} in {shown}");
     }
 }
+
+/// Gives a token when told to, and counts how often it was asked.
+struct Slow {
+    asked: AtomicU32,
+    go: tokio::sync::Semaphore,
+}
+
+impl TokenSource for Slow {
+    fn token<'a>(&'a self, _scope: &'a str) -> BoxFuture<'a, Result<Token, CredentialError>> {
+        Box::pin(async {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            self.go.acquire().await.unwrap().forget();
+            let ends = Duration::from_secs(1_767_225_600 + 36_000);
+            Ok(Token { text: Secret::new("slow".into()), ends })
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_token_slower_than_its_callers_is_fetched_once_and_serves_the_next() {
+    let stage = crate::tls::stage(&[DPS], |endpoints, address| endpoints.at(host(DPS), address)).await;
+    let source = Arc::new(Slow { asked: AtomicU32::new(0), go: tokio::sync::Semaphore::new(0) });
+    let credential = Credential::bearer(source.clone(), DPS_SCOPE);
+    let dps = dps::Service::new(stage.client.clone(), host(DPS), credential);
+    let id = RegistrationId::new("device-4dfe3739").unwrap();
+    for _ in 0..3 {
+        let (dps, id) = (dps.within(Duration::from_secs(5)), id.clone());
+        let call = tokio::spawn(async move { dps.registration(&id).await });
+        while !call.is_finished() {
+            tokio::task::yield_now().await;
+            if source.asked.load(Ordering::Relaxed) > 0 {
+                stage.clock.turn(Duration::from_secs(5));
+            }
+        }
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(error, AzureError::Deadline { attempts: 0, .. }), "{error:?}");
+    }
+    assert_eq!(source.asked.load(Ordering::Relaxed), 1, "one fetch outlives the calls that wait for it");
+    source.go.add_permits(1);
+    stage.server.play([json(200, body!("dps/registration_state.json"))]);
+    dps.registration(&id).await.unwrap();
+    assert_eq!(source.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(authorizations(&stage), ["Bearer slow"]);
+}

@@ -59,6 +59,18 @@ async fn a_device_registers_and_polls_as_it_is_asked_to() {
 }
 
 #[tokio::test]
+async fn no_word_of_azures_makes_it_poll_back_to_back() {
+    let stage = Stage::new().await;
+    stage.server.play([
+        json(202, body!("device/assigning.json")).with("retry-after", "0"),
+        json(202, body!("device/assigning.json")).with("retry-after", "Thu, 01 Jan 1998 00:00:30 GMT"),
+        json(200, body!("device/assigned.json")),
+    ]);
+    device(&stage).register(None).await.unwrap();
+    assert_eq!(stage.clock.pauses(), [dps::POLL_WAIT; 2]);
+}
+
+#[tokio::test]
 async fn that_it_failed_or_is_disabled_is_an_answer() {
     let stage = Stage::new().await;
     stage.server.play([

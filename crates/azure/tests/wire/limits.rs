@@ -89,7 +89,9 @@ async fn a_call_that_waits_for_a_connection_ends_in_time() {
         tokio::task::yield_now().await;
         stage.clock.turn(Duration::from_secs(1));
     }
-    assert!(matches!(second.await.unwrap().unwrap_err(), AzureError::Deadline { .. }));
+    let error = second.await.unwrap().unwrap_err();
+    assert!(matches!(error, AzureError::Deadline { in_flight: false, .. }), "nothing was sent: {error:?}");
+    assert!(!error.outcome_unknown());
     assert_eq!(stage.server.connections().opened, 1);
     first.abort();
 }

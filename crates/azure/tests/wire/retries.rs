@@ -41,11 +41,32 @@ async fn a_read_is_tried_again_and_the_budget_hears_of_every_request() {
     assert_eq!(*budget.asked.lock(), asked);
     assert_eq!(
         *budget.ended.lock(),
-        [Ended::Answered(503), Ended::Unanswered, Ended::Answered(429), Ended::Answered(200)]
+        [answered(503, None), Ended::Unanswered, answered(429, None), answered(200, None)]
     );
     assert_eq!(*budget.held.lock(), (0, 1), "each permit is given back before the next is asked for");
     // Half of 500, 1,000 and 2,000 ms, as the clock draws one half.
     assert_eq!(stage.clock.pauses(), [250, 500, 1_000].map(Duration::from_millis));
+}
+
+fn answered(status: u16, retry_after_s: Option<u64>) -> Ended {
+    Ended::Answered { status, retry_after: retry_after_s.map(Duration::from_secs) }
+}
+
+#[tokio::test]
+async fn the_budget_hears_how_long_azure_wants_to_be_left_alone() {
+    let stage = Stage::new().await;
+    stage.server.play([
+        throttled().with("retry-after", "7"),
+        json(429, body!("hub/error_429.json")).with("iothub-errorcode", "ThrottlingBacklogTimeout"),
+        json(200, body!("hub/statistics_service.json")).with("retry-after", "90000"),
+    ]);
+    let budget = Counted::of(10);
+    stage.hub().budget(budget.clone()).service_statistics().await.unwrap();
+    assert_eq!(
+        *budget.ended.lock(),
+        [answered(429, Some(7)), answered(429, Some(10)), answered(200, Some(3_600))],
+        "in seconds, in words, and never more than an hour"
+    );
 }
 
 #[tokio::test]
@@ -208,4 +229,134 @@ async fn a_host_that_cannot_be_reached_was_sent_nothing() {
     assert!(matches!(error, AzureError::Connect { .. }) && !error.outcome_unknown(), "{error:?}");
     assert!(error.to_string().contains(&gone.to_string()), "{error}");
     assert_eq!(*budget.ended.lock(), vec![Ended::NotSent; 4], "as nothing was sent, even this is repeated");
+}
+
+/// What the hub says where an etag fits no more.
+fn stale() -> Act {
+    json(412, body!("hub/error_412.json")).with("iothub-errorcode", "PreconditionFailed")
+}
+
+#[tokio::test]
+async fn what_an_unheard_first_try_may_have_done_is_told_with_the_last_error() {
+    let stage = Stage::new().await;
+    let etag = IfMatch::Etag(Etag::new("ImEi").unwrap());
+    let gone = || json(404, body!("dps/error_404201.json"));
+    for first in [unavailable(), Act::Close] {
+        stage.server.play([first.clone(), gone()]);
+        let error = stage.dps().delete_enrollment(&id(), &etag).await.unwrap_err();
+        assert!(error.is_missing(berth_azure::Missing::Enrollment) && error.outcome_unknown(), "{error:?}");
+        assert!(error.told_by_azure().unwrap().perhaps_served);
+
+        stage.server.play([first.clone(), throttled(), stale()]);
+        let error = stage.dps().put_enrollment(&new_enrollment(), &etag).await.unwrap_err();
+        assert!(matches!(error, AzureError::PreconditionFailed { .. }), "{error:?}");
+        assert!(error.outcome_unknown(), "the throttled request in between does not make it forgotten");
+
+        let budget = Counted::of(1);
+        stage.server.play([first.clone()]);
+        let dps = stage.dps().budget(budget);
+        let error = dps.put_enrollment(&new_enrollment(), &etag).await.unwrap_err();
+        assert!(matches!(error, AzureError::OverBudget { .. }) && error.outcome_unknown(), "{error:?}");
+    }
+    // Where nothing unheard went before, and in a read, the answer is all there is to know.
+    stage.server.play([throttled(), gone(), unavailable(), gone()]);
+    let error = stage.dps().delete_enrollment(&id(), &etag).await.unwrap_err();
+    assert!(!error.outcome_unknown(), "{error:?}");
+    let error = stage.dps().enrollment(&id()).await.unwrap_err();
+    assert!(error.is_missing(berth_azure::Missing::Enrollment) && !error.outcome_unknown(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_change_without_an_etag_is_not_repeated_where_it_may_have_been_served() {
+    let stage = Stage::new().await;
+    let (dps, hub, device) = (stage.dps(), stage.hub(), DeviceId::new("dev-1").unwrap());
+    let change = hub::TwinChange { tags: Some(serde_json::json!({"a": 1})), desired: None };
+    let enrollments = [new_enrollment()];
+    let mut guarded = new_enrollment();
+    guarded.etag = Some(Etag::new("ImEi").unwrap());
+    let item = |mode: hub::BulkDeviceMode| hub::BulkDevice {
+        etag: Some(Etag::new("ImEi").unwrap()),
+        twin_etag: Some(Etag::new("ImEi").unwrap()),
+        ..hub::BulkDevice::new(DeviceId::new(mode.as_str()).unwrap(), mode)
+    };
+    use hub::BulkDeviceMode as Mode;
+    for first in [unavailable(), Act::Close] {
+        stage.server.play(vec![first.clone(); 10]);
+        dps.put_enrollment(&new_enrollment(), &IfMatch::Any).await.unwrap_err();
+        dps.delete_registration(&id(), &IfMatch::Any).await.unwrap_err();
+        dps.bulk_enrollments(&dps::BulkMode::Delete, &enrollments).await.unwrap_err();
+        dps.bulk_enrollments(&dps::BulkMode::Update, &enrollments).await.unwrap_err();
+        hub.put_identity(&hub::Identity::new(device.clone()), &IfMatch::Any).await.unwrap_err();
+        hub.delete_identity(&device, &IfMatch::Any).await.unwrap_err();
+        hub.patch_twin(&device, &change, &IfMatch::Any).await.unwrap_err();
+        hub.replace_twin(&device, &change, &IfMatch::Absent).await.unwrap_err();
+        hub.bulk(&[item(Mode::UpdateIfMatchEtag), item(Mode::Delete)]).await.unwrap_err();
+        let error = hub.bulk(&[item(Mode::UpdateTwin)]).await.unwrap_err();
+        assert!(error.outcome_unknown(), "{error:?}");
+        assert_eq!(stage.server.take_seen().len(), 10, "one request each");
+
+        let all = [Mode::UpdateIfMatchEtag, Mode::DeleteIfMatchEtag, Mode::UpdateTwinIfMatchEtag].map(item);
+        let good = json(200, body!("dps/bulk_reply.json"));
+        stage.server.play([first.clone(), good.clone(), first, good]);
+        hub.bulk(&all).await.unwrap();
+        dps.bulk_enrollments(&dps::BulkMode::UpdateIfMatchEtag, std::slice::from_ref(&guarded))
+            .await
+            .unwrap();
+        assert_eq!(stage.server.take_seen().len(), 4, "what goes by etags is repeated");
+    }
+}
+
+#[tokio::test]
+async fn a_write_to_traffic_manager_is_not_repeated_where_it_may_have_been_served() {
+    use crate::stage::host;
+    use berth_azure::id::ArmName;
+    use berth_azure::traffic_manager::{ARM_HOST, EndpointChange, EndpointKind, ProfileName, Service};
+    let stage = crate::tls::stage(&[ARM_HOST], |ends, address| ends.at(host(ARM_HOST), address)).await;
+    let name = |text: &str| ArmName::new(text).unwrap();
+    let profile = ProfileName { subscription: name("s"), resource_group: name("g"), profile: name("stamps") };
+    let tokens = berth_azure::Credential::bearer(crate::credentials::Tokens::new(), berth_azure::ARM_SCOPE);
+    let service = Service::new(stage.client.clone(), host(ARM_HOST), tokens, profile);
+    stage.server.play([unavailable(), unavailable(), unavailable()]);
+    let change = EndpointChange { weight: Some(7), ..EndpointChange::default() };
+    let error = service.patch_endpoint(&EndpointKind::External, &name("stamp-a"), &change).await.unwrap_err();
+    assert!(error.outcome_unknown(), "{error:?}");
+    service.put_profile(&Default::default()).await.unwrap_err();
+    service.patch_profile(&Default::default()).await.unwrap_err();
+    assert_eq!(stage.server.take_seen().len(), 3);
+}
+
+/// Allows everything, but only when the call's time is up.
+struct AtTheLast {
+    clock: crate::stage::TestClock,
+    ended: parking_lot::Mutex<Vec<Ended>>,
+}
+
+impl berth_azure::Budget for AtTheLast {
+    fn ask<'a>(
+        &'a self,
+        _request: berth_azure::Outgoing<'a>,
+    ) -> futures_util::future::BoxFuture<'a, Result<berth_azure::Permit, berth_azure::Spent>> {
+        Box::pin(async {
+            self.clock.turn(Duration::from_secs(5));
+            Ok(berth_azure::Permit::free())
+        })
+    }
+
+    fn ended(&self, _request: berth_azure::Outgoing<'_>, ended: Ended) {
+        self.ended.lock().push(ended);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_sent_when_time_is_up() {
+    let stage = Stage::new().await;
+    stage.server.play(vec![json(200, body!("dps/registration_state.json")); 2]);
+    let budget = std::sync::Arc::new(AtTheLast { clock: stage.clock.clone(), ended: Default::default() });
+    let dps = stage.dps().budget(budget.clone()).within(Duration::from_secs(5));
+    let error = dps.registration(&id()).await.unwrap_err();
+    assert!(matches!(error, AzureError::Deadline { in_flight: false, attempts: 0, .. }), "{error:?}");
+    assert_eq!(*budget.ended.lock(), [Ended::NotSent], "what was allowed is accounted for");
+    let error = stage.dps().within(Duration::ZERO).registration(&id()).await.unwrap_err();
+    assert!(matches!(error, AzureError::Deadline { in_flight: false, attempts: 0, .. }), "{error:?}");
+    assert_eq!((stage.server.seen().len(), stage.server.connections().opened), (0, 0));
 }
