@@ -408,6 +408,27 @@ async fn what_a_webhook_does_wrong_has_a_code() {
 }
 
 #[tokio::test]
+async fn a_dead_webhook_stops_no_other() {
+    let stage = Stage::new().await;
+    stage.command(Command::Throttle { enabled: false, factor: 1.0 }).await;
+    // As many devices as may be asked for at one time, all of which wait to be asked for again.
+    const DEAD: usize = 64;
+    let (dead, asked) = webhook(vec![(503, json!({})); DEAD]).await;
+    for no in 0..DEAD {
+        let id = format!("dead-{no}");
+        stage.enroll(&id, custom(&dead)).await;
+        let body = json!({ "registrationId": id });
+        stage.device("PUT", &id, "/register", &key(), body).await.expect(202);
+    }
+    while asked.lock().len() < DEAD {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    let (url, _) = webhook(vec![(200, json!({ "iotHubHostName": HUB_B }))]).await;
+    stage.enroll("dev-1", custom(&url)).await;
+    assert_eq!(register_by_webhook(&stage, 5).await["registrationState"]["assignedHub"], HUB_B);
+}
+
+#[tokio::test]
 async fn a_failed_registration_can_be_shown() {
     let stage =
         Stage::changed(|config| config.switches.failed_registration = FailedRegistration::State).await;
