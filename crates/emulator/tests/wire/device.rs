@@ -429,6 +429,44 @@ async fn a_dead_webhook_stops_no_other() {
 }
 
 #[tokio::test]
+async fn another_device_id_takes_the_old_ones_place() {
+    let stage = Stage::new().await;
+    let policy = |update, migrate| json!({ "updateHubAssignment": update, "migrateDeviceData": migrate });
+    let enroll = async |device: &str, policy: Value| {
+        let twin = json!({ "tags": { "initial": 1 } });
+        let more = json!({ "iotHubs": [HUB_A], "deviceId": device, "initialTwin": twin, "reprovisionPolicy": policy });
+        stage.enroll("dev-1", more).await;
+        stage.register("dev-1", &key()).await["registrationState"].clone()
+    };
+    let tags = async |device: &str| {
+        let twin = stage.call("GET", HUB_A, &format!("/twins/{device}"), ask()).await;
+        (twin.status, twin.body["tags"].clone())
+    };
+    enroll("one", policy(true, true)).await;
+    let patch = ask().body(json!({ "tags": { "later": 2 } }));
+    stage.call("PATCH", HUB_A, "/twins/one", patch).await.expect(200);
+    stage.command(Command::Connect { hub: HUB_A.into(), device: "one".into() }).await;
+
+    let stays = enroll("two", policy(false, false)).await;
+    assert_eq!((&stays["deviceId"], &stays["substatus"]), (&json!("one"), &json!("initialAssignment")));
+    assert_eq!((tags("one").await.0, tags("two").await.0), (200, 404));
+
+    let migrated = enroll("two", policy(true, true)).await;
+    assert_eq!(
+        (&migrated["deviceId"], &migrated["substatus"]),
+        (&json!("two"), &json!("deviceDataMigrated"))
+    );
+    assert_eq!(tags("one").await.0, 404);
+    assert_eq!(tags("two").await, (200, json!({ "initial": 1, "later": 2 })));
+    assert_eq!(stage.command(Command::Status).await["hubs"][0]["connected"], 0);
+
+    let reset = enroll("three", policy(true, false)).await;
+    assert_eq!((&reset["deviceId"], &reset["substatus"]), (&json!("three"), &json!("deviceDataReset")));
+    assert_eq!(tags("two").await.0, 404);
+    assert_eq!(tags("three").await, (200, json!({ "initial": 1 })));
+}
+
+#[tokio::test]
 async fn a_failed_registration_can_be_shown() {
     let stage =
         Stage::changed(|config| config.switches.failed_registration = FailedRegistration::State).await;
