@@ -14,7 +14,7 @@ const TEXT_BYTES_MAX: usize = 4_096;
 /// Deepest nesting.
 const LEVELS_MAX: usize = 10;
 /// Largest integer either way: 2^52 - 1.
-const INTEGER_MAX: i64 = (1 << 52) - 1;
+const INTEGER_MAX: u64 = (1 << 52) - 1;
 /// Largest tags, in bytes of JSON.
 const TAGS_BYTES_MAX: usize = 8 * 1_024;
 /// Largest desired, and largest reported properties, in bytes of JSON.
@@ -206,7 +206,7 @@ fn stamp(metadata: &mut Object, patch: &Object, now: Time, version: u64) {
 
 fn check_object(values: &Object, level: usize) -> Result<(), HubRefusal> {
     if level > LEVELS_MAX {
-        return Err(HubRefusal::argument(format!("A twin section has more than {LEVELS_MAX} levels")));
+        return Err(too_deep());
     }
     for (name, value) in values {
         let illegal = |c: char| c.is_control() || ".$# ".contains(c);
@@ -218,14 +218,24 @@ fn check_object(values: &Object, level: usize) -> Result<(), HubRefusal> {
     Ok(())
 }
 
+fn too_deep() -> HubRefusal {
+    HubRefusal::argument(format!("A twin section has more than {LEVELS_MAX} levels"))
+}
+
+/// How large an integer is, either way; none for a fraction.
+fn magnitude(number: &serde_json::Number) -> Option<u64> {
+    number.as_u64().or_else(|| number.as_i64().map(i64::unsigned_abs))
+}
+
 fn check_value(value: &Value, level: usize) -> Result<(), HubRefusal> {
     match value {
         Value::String(text) if text.len() > TEXT_BYTES_MAX => {
             Err(HubRefusal::argument(format!("A text of a twin has more than {TEXT_BYTES_MAX} bytes")))
         }
-        Value::Number(number) if number.as_i64().is_some_and(|n| n.abs() > INTEGER_MAX) => {
+        Value::Number(number) if magnitude(number).is_some_and(|n| n > INTEGER_MAX) => {
             Err(HubRefusal::argument("An integer of a twin is out of its bounds"))
         }
+        Value::Array(_) if level >= LEVELS_MAX => Err(too_deep()),
         Value::Array(values) => values.iter().try_for_each(|value| check_value(value, level + 1)),
         Value::Object(values) => check_object(values, level + 1),
         _ => Ok(()),
@@ -262,7 +272,12 @@ mod tests {
     fn what_no_hub_takes_changes_nothing() {
         let mut twin = Twin::new(None, NOW);
         let deep = (0..11).fold(json!(1), |inner, _| json!({ "a": inner }));
+        let lists = (0..10).fold(json!(1), |inner, _| json!([inner]));
         for bad in [
+            json!({"a": i64::MIN}),
+            json!({"a": u64::MAX}),
+            json!({"a": -(1i64 << 52)}),
+            json!({"a": lists}),
             json!({"a b": 1}),
             json!({"a.b": 1}),
             json!({"a": 1i64 << 53}),
@@ -273,5 +288,17 @@ mod tests {
         }
         assert_eq!(twin.tags(), json!({}));
         assert_eq!(twin.version, 1);
+    }
+
+    #[test]
+    fn what_is_just_within_the_bounds_is_taken() {
+        let mut twin = Twin::new(None, NOW);
+        let lists = (0..9).fold(json!(1), |inner, _| json!([inner]));
+        let deep = (0..10).fold(json!(1), |inner, _| json!({ "a": inner }));
+        for good in
+            [json!({"a": (1i64 << 52) - 1}), json!({"a": 1 - (1i64 << 52)}), json!({"a": lists}), deep]
+        {
+            twin.patch(Some(&object(good)), None, NOW).unwrap();
+        }
     }
 }
