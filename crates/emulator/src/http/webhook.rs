@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Service;
-use crate::world::{Failure, WebhookAnswer, WebhookCall};
+use crate::world::{Failure, Twin, WebhookAnswer, WebhookCall};
 
 /// How often DPS asks a webhook again that answers 429 or above.
 const RETRIES_MAX: u32 = 10;
@@ -96,7 +96,13 @@ fn read(answer: &[u8]) -> Result<WebhookAnswer, Failure> {
     };
     let initial_twin = match answer.remove("initialTwin") {
         None | Some(Value::Null) => None,
-        Some(Value::Object(twin)) => Some(twin),
+        Some(Value::Object(twin)) => {
+            Twin::check_initial(&twin).map_err(|problem| Failure {
+                code: 400_207,
+                message: format!("Custom allocation failed: {problem}"),
+            })?;
+            Some(twin)
+        }
         Some(_) => return Err(malformed()),
     };
     let payload = answer.remove("payload").filter(|payload| !payload.is_null());

@@ -44,7 +44,7 @@ impl Twin {
     pub(crate) fn new(initial: Option<&Object>, now: Time) -> Self {
         let mut twin = Self { version: 1, created: now, tags: None, desired: None, reported: None };
         if let Some(initial) = initial {
-            // DPS checked the form, and a hub takes of it what is an object.
+            // DPS checked it, by `check_initial`, and a hub takes of it what is an object.
             let tags = initial.get("tags").and_then(Value::as_object);
             let desired = initial.get("properties").and_then(|properties| properties.get("desired"));
             if let Some(tags) = tags {
@@ -55,6 +55,21 @@ impl Twin {
             }
         }
         twin
+    }
+
+    /// What a hub would not take of an initial twin, whose form is the one that [`Twin::new`] reads.
+    pub(crate) fn check_initial(initial: &Object) -> Result<(), String> {
+        let empty = Object::new();
+        let part = |value: Option<&Value>, name: &str| match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object.clone())),
+            Some(_) => Err(format!("`initialTwin.{name}` must be an object")),
+        };
+        part(initial.get("tags"), "tags")?;
+        let properties = part(initial.get("properties"), "properties")?;
+        part(properties.as_ref().unwrap_or(&empty).get("desired"), "properties.desired")?;
+        let twin = Self::new(Some(initial), Time::NEVER);
+        twin.check().map_err(|refusal| format!("`initialTwin`: {}", refusal.message))
     }
 
     pub(crate) fn etag(&self) -> String {
@@ -299,6 +314,23 @@ mod tests {
             [json!({"a": (1i64 << 52) - 1}), json!({"a": 1 - (1i64 << 52)}), json!({"a": lists}), deep]
         {
             twin.patch(Some(&object(good)), None, NOW).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_initial_twin_is_held_to_the_bounds_of_twins() {
+        let check = |initial: Value| Twin::check_initial(&object(initial));
+        check(json!({"tags": {"a": 1}, "properties": {"desired": {"b": [1], "$version": 1}}})).unwrap();
+        check(json!({"tags": null})).unwrap();
+        for bad in [
+            json!({"tags": {"a.b": 1}}),
+            json!({"tags": []}),
+            json!({"properties": 1}),
+            json!({"properties": {"desired": "x"}}),
+            json!({"properties": {"desired": {"a": i64::MIN}}}),
+            json!({"tags": {"a": "x".repeat(4_000), "b": "x".repeat(4_000), "c": "x".repeat(4_000)}}),
+        ] {
+            assert!(check(bad.clone()).is_err(), "{bad}");
         }
     }
 }

@@ -387,6 +387,7 @@ async fn what_a_webhook_does_wrong_has_a_code() {
         (vec![(200, json!({ "iotHubHostName": null }))], 400_208),
         (vec![(200, json!({ "iotHubHostName": 5 }))], 400_207),
         (vec![(200, json!([]))], 400_207),
+        (vec![(200, json!({ "iotHubHostName": HUB_A, "initialTwin": { "tags": { "a.b": 1 } } }))], 400_207),
         (vec![(200, json!({ "iotHubHostName": "hub-c.azure-devices.net" }))], 400_207),
         (vec![(503, json!({})); 11], 400_207),
     ] {
