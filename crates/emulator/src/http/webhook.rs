@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Service;
-use crate::world::{Failure, WebhookAnswer, WebhookCall};
+use crate::world::{Failure, Twin, WebhookAnswer, WebhookCall};
 
 /// How often DPS asks a webhook again that answers 429 or above.
 const RETRIES_MAX: u32 = 10;
@@ -26,20 +26,16 @@ const RETRY_MORE: Duration = Duration::from_secs(9);
 /// Largest answer that is read, in bytes: a host name, a twin and a payload.
 const ANSWER_BYTES_MAX: usize = 128 * 1_024;
 
-/// Most questions at one time; those beyond wait their turn. At most one waits for each device that is registering.
+/// Most questions on their way at one time; those beyond wait their turn, at most one for each device that is
+/// registering. A question that waits to be asked again takes no turn meanwhile: a dead webhook stops no other.
 pub(super) const QUESTIONS_MAX: usize = 64;
 
 /// Asks in the background. The device sees `assigning` meanwhile.
 pub(super) fn ask(service: &Arc<Service>, question: WebhookCall) {
     let service = Arc::clone(service);
     tokio::spawn(async move {
-        let asked = async {
-            // The semaphore is never closed.
-            let _turn = service.questions.acquire().await;
-            ask_until_told(&service, &question).await
-        };
         let answer = tokio::select! {
-            answer = asked => answer,
+            answer = ask_until_told(&service, &question) => answer,
             () = service.stopping.cancelled() => return,
         };
         service.with_world(|world, now| world.webhook_answered(&question, answer, now));
@@ -50,8 +46,13 @@ async fn ask_until_told(service: &Service, question: &WebhookCall) -> Result<Web
     let mut wait = RETRY_FIRST;
     let body = Bytes::from(question.body.to_string());
     for retry in 0..=RETRIES_MAX {
-        let asked = tokio::time::timeout(service.webhook_timeout, post(service, &question.url, body.clone()));
-        let status = match asked.await {
+        let asked = {
+            // The semaphore is never closed.
+            let _turn = service.questions.acquire().await;
+            let asked = post(service, &question.url, body.clone());
+            tokio::time::timeout(service.webhook_timeout, asked).await
+        };
+        let status = match asked {
             Ok(Ok((200, answer))) => return read(&answer),
             Ok(Ok((401, _))) => {
                 let message = "Custom allocation failed with status code: 401".to_owned();
@@ -95,7 +96,13 @@ fn read(answer: &[u8]) -> Result<WebhookAnswer, Failure> {
     };
     let initial_twin = match answer.remove("initialTwin") {
         None | Some(Value::Null) => None,
-        Some(Value::Object(twin)) => Some(twin),
+        Some(Value::Object(twin)) => {
+            Twin::check_initial(&twin).map_err(|problem| Failure {
+                code: 400_207,
+                message: format!("Custom allocation failed: {problem}"),
+            })?;
+            Some(twin)
+        }
         Some(_) => return Err(malformed()),
     };
     let payload = answer.remove("payload").filter(|payload| !payload.is_null());

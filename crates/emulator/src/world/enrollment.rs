@@ -9,6 +9,7 @@ use super::etag::Etag;
 use super::fields::{Fields, Object, echo};
 use super::id::is_device_id;
 use super::refusal::DpsRefusal;
+use super::twin::Twin;
 use crate::auth::{DeviceKey, decode_key, mint_key};
 use crate::clock::{Randomness, Time};
 use crate::config::{InvalidReprovisionPolicy, Switches, WriteWithoutKeys};
@@ -222,6 +223,7 @@ impl Enrollment {
             return Err(wrong("`allocationPolicy` custom needs `customAllocationDefinition`".to_owned()));
         }
         let initial_twin = fields.object("initialTwin").map_err(wrong)?.map(Box::new);
+        initial_twin.as_deref().map_or(Ok(()), Twin::check_initial).map_err(wrong)?;
         let enabled = match fields.text("provisioningStatus").map_err(wrong)?.as_deref() {
             None => true,
             Some(text) if text.eq_ignore_ascii_case("enabled") => true,

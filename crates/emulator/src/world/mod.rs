@@ -43,6 +43,7 @@ pub(crate) use registration::{Failure, operation_id};
 pub use saved::LoadError;
 pub(crate) use seed::SEED_MAX;
 pub(crate) use traffic::{ArmRefusal, Profile};
+pub(crate) use twin::Twin;
 
 use crate::auth::{Policies, Policy, Right};
 use crate::clock::{Randomness, Time};

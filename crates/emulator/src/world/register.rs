@@ -159,9 +159,13 @@ impl World {
             Kind::Individual => enrollment.id.clone(),
             Kind::Group => former.map_or_else(|| id.into(), |former| former.id.clone()),
         };
+        // A device that never moves keeps its ID too: its assignment is the old one.
+        let kept_id = former
+            .filter(|former| former.hub.is_some() && reprovision == Reprovision::Never)
+            .map(|former| former.device_id.clone());
         let pending = Pending {
             target: target.clone(),
-            device_id: individual_id.unwrap_or_else(|| stored_id.clone()),
+            device_id: kept_id.or(individual_id).unwrap_or_else(|| stored_id.clone()),
             reprovision,
             initial_twin: enrollment.initial_twin.clone(),
             iot_edge: enrollment.iot_edge,
@@ -284,7 +288,7 @@ impl World {
         let from = registration.hub.clone();
         let old_id = registration.device_id.clone();
         let moves = from.as_ref().is_some_and(|from| *from != target);
-        let creates = from.is_none() || moves;
+        let creates = from.is_none() || moves || old_id != pending.device_id;
         if let Some(failure) = self.out_of_reach(&target, from.as_ref().filter(|_| moves), &pending) {
             return self.finish_failed(dps_no, key, *pending, failure, now);
         }
@@ -301,6 +305,7 @@ impl World {
         let substatus = match &from {
             None => self.assign_first(&target, &pending, now),
             Some(from) if moves => self.move_over(dps_no, from, &target, &old_id, &pending, now),
+            Some(_) if old_id != pending.device_id => self.rename(&target, &old_id, &pending, now),
             Some(_) => self.assign_again(&target, &pending, now),
         };
         let etag = Etag::mint(&*self.random);
@@ -391,6 +396,23 @@ impl World {
             hub.insert(&pending.device_id, fresh, now);
         }
         None
+    }
+
+    /// The enrollment names another device ID, and the hub stays: the identity goes from the old ID to the new one.
+    fn rename(&mut self, target: &Arc<str>, old_id: &str, pending: &Pending, now: Time) -> Option<Substatus> {
+        let fresh = self.fresh(pending, now);
+        let random = Arc::clone(&self.random);
+        let hub = self.hub_mut(target)?;
+        let old = hub.remove(old_id, now);
+        // Whoever had the new ID before loses it, and its connection.
+        hub.remove(&pending.device_id, now);
+        let (identity, substatus) = match (pending.reprovision, old) {
+            (Reprovision::Reset, _) => (fresh, Substatus::DeviceDataReset),
+            (_, Some(old)) => (old.moved(&*random, now), Substatus::DeviceDataMigrated),
+            (_, None) => (fresh, Substatus::DeviceDataMigrated),
+        };
+        hub.insert(&pending.device_id, identity, now);
+        Some(substatus)
     }
 
     fn move_over(

@@ -14,7 +14,7 @@ const TEXT_BYTES_MAX: usize = 4_096;
 /// Deepest nesting.
 const LEVELS_MAX: usize = 10;
 /// Largest integer either way: 2^52 - 1.
-const INTEGER_MAX: i64 = (1 << 52) - 1;
+const INTEGER_MAX: u64 = (1 << 52) - 1;
 /// Largest tags, in bytes of JSON.
 const TAGS_BYTES_MAX: usize = 8 * 1_024;
 /// Largest desired, and largest reported properties, in bytes of JSON.
@@ -44,7 +44,7 @@ impl Twin {
     pub(crate) fn new(initial: Option<&Object>, now: Time) -> Self {
         let mut twin = Self { version: 1, created: now, tags: None, desired: None, reported: None };
         if let Some(initial) = initial {
-            // DPS checked the form, and a hub takes of it what is an object.
+            // DPS checked it, by `check_initial`, and a hub takes of it what is an object.
             let tags = initial.get("tags").and_then(Value::as_object);
             let desired = initial.get("properties").and_then(|properties| properties.get("desired"));
             if let Some(tags) = tags {
@@ -55,6 +55,21 @@ impl Twin {
             }
         }
         twin
+    }
+
+    /// What a hub would not take of an initial twin, whose form is the one that [`Twin::new`] reads.
+    pub(crate) fn check_initial(initial: &Object) -> Result<(), String> {
+        let empty = Object::new();
+        let part = |value: Option<&Value>, name: &str| match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object.clone())),
+            Some(_) => Err(format!("`initialTwin.{name}` must be an object")),
+        };
+        part(initial.get("tags"), "tags")?;
+        let properties = part(initial.get("properties"), "properties")?;
+        part(properties.as_ref().unwrap_or(&empty).get("desired"), "properties.desired")?;
+        let twin = Self::new(Some(initial), Time::NEVER);
+        twin.check().map_err(|refusal| format!("`initialTwin`: {}", refusal.message))
     }
 
     pub(crate) fn etag(&self) -> String {
@@ -206,7 +221,7 @@ fn stamp(metadata: &mut Object, patch: &Object, now: Time, version: u64) {
 
 fn check_object(values: &Object, level: usize) -> Result<(), HubRefusal> {
     if level > LEVELS_MAX {
-        return Err(HubRefusal::argument(format!("A twin section has more than {LEVELS_MAX} levels")));
+        return Err(too_deep());
     }
     for (name, value) in values {
         let illegal = |c: char| c.is_control() || ".$# ".contains(c);
@@ -218,14 +233,24 @@ fn check_object(values: &Object, level: usize) -> Result<(), HubRefusal> {
     Ok(())
 }
 
+fn too_deep() -> HubRefusal {
+    HubRefusal::argument(format!("A twin section has more than {LEVELS_MAX} levels"))
+}
+
+/// How large an integer is, either way; none for a fraction.
+fn magnitude(number: &serde_json::Number) -> Option<u64> {
+    number.as_u64().or_else(|| number.as_i64().map(i64::unsigned_abs))
+}
+
 fn check_value(value: &Value, level: usize) -> Result<(), HubRefusal> {
     match value {
         Value::String(text) if text.len() > TEXT_BYTES_MAX => {
             Err(HubRefusal::argument(format!("A text of a twin has more than {TEXT_BYTES_MAX} bytes")))
         }
-        Value::Number(number) if number.as_i64().is_some_and(|n| n.abs() > INTEGER_MAX) => {
+        Value::Number(number) if magnitude(number).is_some_and(|n| n > INTEGER_MAX) => {
             Err(HubRefusal::argument("An integer of a twin is out of its bounds"))
         }
+        Value::Array(_) if level >= LEVELS_MAX => Err(too_deep()),
         Value::Array(values) => values.iter().try_for_each(|value| check_value(value, level + 1)),
         Value::Object(values) => check_object(values, level + 1),
         _ => Ok(()),
@@ -262,7 +287,12 @@ mod tests {
     fn what_no_hub_takes_changes_nothing() {
         let mut twin = Twin::new(None, NOW);
         let deep = (0..11).fold(json!(1), |inner, _| json!({ "a": inner }));
+        let lists = (0..10).fold(json!(1), |inner, _| json!([inner]));
         for bad in [
+            json!({"a": i64::MIN}),
+            json!({"a": u64::MAX}),
+            json!({"a": -(1i64 << 52)}),
+            json!({"a": lists}),
             json!({"a b": 1}),
             json!({"a.b": 1}),
             json!({"a": 1i64 << 53}),
@@ -273,5 +303,34 @@ mod tests {
         }
         assert_eq!(twin.tags(), json!({}));
         assert_eq!(twin.version, 1);
+    }
+
+    #[test]
+    fn what_is_just_within_the_bounds_is_taken() {
+        let mut twin = Twin::new(None, NOW);
+        let lists = (0..9).fold(json!(1), |inner, _| json!([inner]));
+        let deep = (0..10).fold(json!(1), |inner, _| json!({ "a": inner }));
+        for good in
+            [json!({"a": (1i64 << 52) - 1}), json!({"a": 1 - (1i64 << 52)}), json!({"a": lists}), deep]
+        {
+            twin.patch(Some(&object(good)), None, NOW).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_initial_twin_is_held_to_the_bounds_of_twins() {
+        let check = |initial: Value| Twin::check_initial(&object(initial));
+        check(json!({"tags": {"a": 1}, "properties": {"desired": {"b": [1], "$version": 1}}})).unwrap();
+        check(json!({"tags": null})).unwrap();
+        for bad in [
+            json!({"tags": {"a.b": 1}}),
+            json!({"tags": []}),
+            json!({"properties": 1}),
+            json!({"properties": {"desired": "x"}}),
+            json!({"properties": {"desired": {"a": i64::MIN}}}),
+            json!({"tags": {"a": "x".repeat(4_000), "b": "x".repeat(4_000), "c": "x".repeat(4_000)}}),
+        ] {
+            assert!(check(bad.clone()).is_err(), "{bad}");
+        }
     }
 }

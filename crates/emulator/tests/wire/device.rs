@@ -387,6 +387,7 @@ async fn what_a_webhook_does_wrong_has_a_code() {
         (vec![(200, json!({ "iotHubHostName": null }))], 400_208),
         (vec![(200, json!({ "iotHubHostName": 5 }))], 400_207),
         (vec![(200, json!([]))], 400_207),
+        (vec![(200, json!({ "iotHubHostName": HUB_A, "initialTwin": { "tags": { "a.b": 1 } } }))], 400_207),
         (vec![(200, json!({ "iotHubHostName": "hub-c.azure-devices.net" }))], 400_207),
         (vec![(503, json!({})); 11], 400_207),
     ] {
@@ -405,6 +406,65 @@ async fn what_a_webhook_does_wrong_has_a_code() {
             404_202
         );
     }
+}
+
+#[tokio::test]
+async fn a_dead_webhook_stops_no_other() {
+    let stage = Stage::new().await;
+    stage.command(Command::Throttle { enabled: false, factor: 1.0 }).await;
+    // As many devices as may be asked for at one time, all of which wait to be asked for again.
+    const DEAD: usize = 64;
+    let (dead, asked) = webhook(vec![(503, json!({})); DEAD]).await;
+    for no in 0..DEAD {
+        let id = format!("dead-{no}");
+        stage.enroll(&id, custom(&dead)).await;
+        let body = json!({ "registrationId": id });
+        stage.device("PUT", &id, "/register", &key(), body).await.expect(202);
+    }
+    while asked.lock().len() < DEAD {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    let (url, _) = webhook(vec![(200, json!({ "iotHubHostName": HUB_B }))]).await;
+    stage.enroll("dev-1", custom(&url)).await;
+    assert_eq!(register_by_webhook(&stage, 5).await["registrationState"]["assignedHub"], HUB_B);
+}
+
+#[tokio::test]
+async fn another_device_id_takes_the_old_ones_place() {
+    let stage = Stage::new().await;
+    let policy = |update, migrate| json!({ "updateHubAssignment": update, "migrateDeviceData": migrate });
+    let enroll = async |device: &str, policy: Value| {
+        let twin = json!({ "tags": { "initial": 1 } });
+        let more = json!({ "iotHubs": [HUB_A], "deviceId": device, "initialTwin": twin, "reprovisionPolicy": policy });
+        stage.enroll("dev-1", more).await;
+        stage.register("dev-1", &key()).await["registrationState"].clone()
+    };
+    let tags = async |device: &str| {
+        let twin = stage.call("GET", HUB_A, &format!("/twins/{device}"), ask()).await;
+        (twin.status, twin.body["tags"].clone())
+    };
+    enroll("one", policy(true, true)).await;
+    let patch = ask().body(json!({ "tags": { "later": 2 } }));
+    stage.call("PATCH", HUB_A, "/twins/one", patch).await.expect(200);
+    stage.command(Command::Connect { hub: HUB_A.into(), device: "one".into() }).await;
+
+    let stays = enroll("two", policy(false, false)).await;
+    assert_eq!((&stays["deviceId"], &stays["substatus"]), (&json!("one"), &json!("initialAssignment")));
+    assert_eq!((tags("one").await.0, tags("two").await.0), (200, 404));
+
+    let migrated = enroll("two", policy(true, true)).await;
+    assert_eq!(
+        (&migrated["deviceId"], &migrated["substatus"]),
+        (&json!("two"), &json!("deviceDataMigrated"))
+    );
+    assert_eq!(tags("one").await.0, 404);
+    assert_eq!(tags("two").await, (200, json!({ "initial": 1, "later": 2 })));
+    assert_eq!(stage.command(Command::Status).await["hubs"][0]["connected"], 0);
+
+    let reset = enroll("three", policy(true, false)).await;
+    assert_eq!((&reset["deviceId"], &reset["substatus"]), (&json!("three"), &json!("deviceDataReset")));
+    assert_eq!(tags("two").await.0, 404);
+    assert_eq!(tags("three").await, (200, json!({ "initial": 1 })));
 }
 
 #[tokio::test]

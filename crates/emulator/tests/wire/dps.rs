@@ -70,6 +70,16 @@ async fn unknown_fields_are_stored_and_null_ones_are_not() {
 }
 
 #[tokio::test]
+async fn an_initial_twin_that_no_hub_takes_is_refused() {
+    let stage = Stage::new().await;
+    let mut sent = body("dev-1");
+    sent["initialTwin"] = json!({ "tags": { "a.b": 1 } });
+    let refused = stage.call("PUT", DPS, "/enrollments/dev-1", ask().body(sent)).await.expect(400);
+    assert_eq!(refused.body["errorCode"], 400_004);
+    stage.call("GET", DPS, "/enrollments/dev-1", ask()).await.expect(404);
+}
+
+#[tokio::test]
 async fn a_query_pages_without_an_empty_end() {
     let stage = Stage::new().await;
     for no in 0..25 {
