@@ -55,9 +55,10 @@ impl Controls for Levers {
                 Command::Behave { device, behaviour: Behaviour::Echo },
             ]),
             // One that never connected has no connection to cut.
-            Presence::Offline => {
-                Box::pin(async { Ok(drop(self.0.command(Command::Disconnect { hub, device }).await)) })
-            }
+            Presence::Offline => Box::pin(async {
+                let _ = self.0.command(Command::Disconnect { hub, device }).await;
+                Ok(())
+            }),
         }
     }
 

@@ -64,7 +64,7 @@ fn secret(lower: &[u8], at: usize) -> Option<(usize, usize)> {
             return None;
         }
         let end = at + word.len();
-        let gap = run(lower, end, |byte| is_gap(byte)).min(GAP_MAX);
+        let gap = run(lower, end, is_gap).min(GAP_MAX);
         let has_sign = lower.get(end..end + gap).is_some_and(|gap| gap.iter().any(|byte| is_sign(*byte)));
         let length = run(lower, end + gap, is_value_char);
         (has_sign && length >= least).then_some((end + gap, length))
