@@ -45,7 +45,7 @@ impl Reconciler {
         let Some(registration) = device.as_registration() else { return Err(unknown(device)) };
         let scopes: Vec<Scope> =
             snapshot.topology().scopes().filter(|scope| allows(scope)).cloned().collect();
-        let (mut trouble, mut nowhere) = (None, None);
+        let (mut trouble, mut no_hub_there, mut nowhere) = (None, None, None);
         for scope in scopes {
             let (of, registration, snapshot) = (device.clone(), registration.clone(), snapshot.clone());
             let found = self.search(Search { term, device: of, registration, scope, snapshot }).await;
@@ -59,9 +59,10 @@ impl Reconciler {
             match found.finding {
                 Finding::Changed | Finding::Confirmed | Finding::Superseded => return Ok(()),
                 Finding::Negative { kind: Absence::Unknown, .. } => nowhere = Some(no_hub(Absence::Unknown)),
-                Finding::Negative { kind, .. } => return Err(no_hub(kind)),
+                // Another scope may have a hub for it: a device on its way from test to production is in both.
+                Finding::Negative { kind, .. } => no_hub_there = Some(no_hub(kind)),
                 // It is somewhere, but not where the directory could follow.
-                Finding::Drift(_) => return Err(no_hub(Absence::Unknown)),
+                Finding::Drift(_) => nowhere = Some(no_hub(Absence::Unknown)),
                 Finding::NotVerified { problem } => {
                     let device = device.to_string();
                     trouble = Some(ApiError::Unverified { device, problem, retry_after: remember_for });
@@ -69,7 +70,7 @@ impl Reconciler {
             }
         }
         // Where one scope could not be asked, it is not known that the device is nowhere.
-        Err(trouble.or(nowhere).unwrap_or_else(|| unknown(device)))
+        Err(trouble.or(no_hub_there).or(nowhere).unwrap_or_else(|| unknown(device)))
     }
 
     async fn search(&self, search: Search) -> Found {

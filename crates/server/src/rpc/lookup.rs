@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::time::Duration;
 
 use berth_core::{DeviceId, DeviceIdRef, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
 use berth_proto::convert::{
@@ -34,6 +35,8 @@ use crate::raft::Role;
 const BATCH_IDS_MAX: usize = 10_000;
 /// Lookups of one stream that are answered at once; beyond it the stream is not read on.
 const STREAM_IN_FLIGHT_MAX: usize = 256;
+/// After which a caller asks again where the leadership changed while its device was looked for.
+const RETRY_AFTER_CHANGE: Duration = Duration::from_secs(1);
 /// IDs of a batch that are answered in a row before other calls get their turn.
 const BATCH_TURN: usize = 1_024;
 
@@ -126,7 +129,17 @@ impl Api {
                     && self.reconciler.reads_through(&fresh.snapshot, device) =>
             {
                 self.look_further(device, fresh.role).await?;
-                self.directory.find(consistency, |snapshot| named.find(snapshot)).await?
+                let (fresh, found) =
+                    self.directory.find(consistency, |snapshot| named.find(snapshot)).await?;
+                if found.mapping.is_none() {
+                    // Whoever looked lost its term meanwhile, so that nobody has asked: this is no "not there".
+                    return Err(ApiError::Unverified {
+                        device: device.to_string(),
+                        problem: "the leadership changed while it was looked for".to_owned(),
+                        retry_after: RETRY_AFTER_CHANGE,
+                    });
+                }
+                (fresh, found)
             }
             _ => (fresh, found),
         };
