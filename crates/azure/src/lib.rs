@@ -44,8 +44,8 @@ mod transport;
 
 pub use client::{
     ATTEMPT_MAX, ATTEMPTS, ATTEMPTS_MAX, Budget, CONTINUATION_BYTES_MAX, Client, Continuation, Ended,
-    IfMatch, Outgoing, PAGE_ITEMS_MAX, PAGES_MAX, Page, Permit, Query, REQUEST_BYTES_MAX, RETRY_AFTER_MAX,
-    Spent, WAIT_FIRST, WAIT_MAX, WITHIN, WITHIN_MAX,
+    IfMatch, OddRow, Outgoing, PAGE_ITEMS_MAX, PAGES_MAX, Page, Permit, Query, REQUEST_BYTES_MAX,
+    RETRY_AFTER_MAX, Spent, WAIT_FIRST, WAIT_MAX, WITHIN, WITHIN_MAX,
 };
 pub use credential::{
     ARM_SCOPE, Credential, DPS_SCOPE, DeviceKey, HUB_SCOPE, RENEW_BEFORE, SIGNATURE_LIFE, StoredToken,
@@ -61,6 +61,6 @@ pub use secret::{
 pub use surroundings::{Surroundings, System};
 pub use time::{Timestamp, TimestampError};
 pub use transport::{
-    BODY_BYTES_MAX, CONNECTIONS_PER_HOST, EXTRA_AUTHORITIES_MAX, EndpointError, Endpoints, HOSTS_MAX,
-    OVERRIDES_MAX, PEM_BYTES_MAX, Transport,
+    BODY_BYTES_MAX, CONNECTIONS_PER_HOST, ERROR_BYTES_MAX, EXTRA_AUTHORITIES_MAX, EndpointError, Endpoints,
+    HOSTS_MAX, OBJECT_BYTES_MAX, OVERRIDES_MAX, PEM_BYTES_MAX, Transport,
 };

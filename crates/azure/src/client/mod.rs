@@ -12,11 +12,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, USER_AGENT};
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 use http_body_util::Full;
 
 pub use budget::{Budget, Ended, Outgoing, Permit, Spent};
-pub use pages::{Continuation, PAGE_ITEMS_MAX, PAGES_MAX, Page, Query};
+pub use pages::{Continuation, OddRow, PAGE_ITEMS_MAX, PAGES_MAX, Page, Query};
 pub use request::{CONTINUATION_BYTES_MAX, IfMatch, REQUEST_BYTES_MAX};
 pub use retry::{ATTEMPTS, ATTEMPTS_MAX, RETRY_AFTER_MAX, WAIT_FIRST, WAIT_MAX};
 
@@ -29,7 +29,7 @@ use crate::error::{AzureError, Place, Refusal};
 use crate::id::HostName;
 use crate::secret::CredentialError;
 use crate::surroundings::Surroundings;
-use crate::transport::{Answer, BODY_BYTES_MAX, Failure, Transport};
+use crate::transport::{Answer, Bound, ERROR_BYTES_MAX, Failure, Transport};
 
 /// Time of a call, all attempts and waits together, unless told otherwise.
 pub const WITHIN: Duration = Duration::from_secs(60);
@@ -248,7 +248,11 @@ impl Door {
         }
         *sent += 1;
         let room = room.map_err(|failure| unsent(no_answer(place.clone(), failure)))?;
-        let exchange = Box::pin(transport.exchange(room, wire));
+        let bound = |status: StatusCode| match request.yes.contains(&status.as_u16()) {
+            true => Bound::Whole(request.answer_max),
+            false => Bound::Begin(ERROR_BYTES_MAX),
+        };
+        let exchange = Box::pin(transport.exchange(room, wire, bound));
         let answer = match select(surroundings.until(until), exchange).await {
             Either::Right((answer, _)) => answer,
             Either::Left(_) if surroundings.elapsed() < due.at => {
@@ -381,7 +385,7 @@ fn no_answer(place: Place, failure: Failure) -> AzureError {
     match failure {
         Failure::Connect(problem) => AzureError::Connect { place, problem, perhaps_served: false },
         Failure::Broken(problem) => AzureError::Broken { place, problem },
-        Failure::TooLong => AzureError::TooLong { place, bytes_max: BODY_BYTES_MAX },
+        Failure::TooLong(bytes_max) => AzureError::TooLong { place, bytes_max },
     }
 }
 

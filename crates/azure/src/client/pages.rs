@@ -3,12 +3,14 @@
 use std::fmt;
 
 use futures_util::stream::{Stream, try_unfold};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::request::{CONTINUATION, CONTINUATION_BYTES_MAX, ITEM_COUNT, ITEM_TYPE};
 use super::{Door, Request};
 use crate::error::AzureError;
+use crate::transport::BODY_BYTES_MAX;
 
 /// Largest page that may be asked for: IoT Hub lists no more (IoT Hub, quotas), DPS says nothing.
 pub const PAGE_ITEMS_MAX: u32 = 1_000;
@@ -48,8 +50,51 @@ impl Continuation {
 pub struct Page<T> {
     /// The items, in an order that means nothing (DPS gives that of its partitions).
     pub items: Vec<T>,
+    /// Rows that are no such item; at most [`PAGE_ITEMS_MAX`], as a page has no more. The pages behind are read all the
+    /// same, but whoever counts or compares must know that these are missing among the items.
+    pub odd: Vec<OddRow>,
     /// Where the answer goes on; none on the last page.
     pub next: Option<Continuation>,
+}
+
+/// A row that could not be read as an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OddRow {
+    /// Its place in the page, from 0.
+    pub at: usize,
+    /// What is wrong with it, without its values; at most 160 characters.
+    pub problem: String,
+}
+
+/// The rows of a page as they came, and no more of them than a page may have: so that a body of millions of small
+/// values is not read into as many objects.
+struct Rows<'a>(Vec<&'a RawValue>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Rows<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bounded;
+
+        impl<'de> Visitor<'de> for Bounded {
+            type Value = Vec<&'de RawValue>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {PAGE_ITEMS_MAX} rows")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut rows = Vec::new();
+                while let Some(row) = seq.next_element()? {
+                    if rows.len() >= PAGE_ITEMS_MAX as usize {
+                        return Err(serde::de::Error::invalid_length(rows.len() + 1, &self));
+                    }
+                    rows.push(row);
+                }
+                Ok(rows)
+            }
+        }
+
+        deserializer.deserialize_seq(Bounded).map(Rows)
+    }
 }
 
 /// What to ask for, and how much at a time.
@@ -129,7 +174,7 @@ where
             let place = crate::error::Place { operation: request.operation, host: state.door.host.clone() };
             return Err(AzureError::TooManyPages { place, pages_max });
         }
-        let mut request = request.header(ITEM_COUNT, &page_items.to_string())?;
+        let mut request = request.answer_max(BODY_BYTES_MAX).header(ITEM_COUNT, &page_items.to_string())?;
         if let Some(next) = &state.next {
             request = request.header(CONTINUATION, next.as_str())?;
         }
@@ -155,15 +200,17 @@ async fn page<T: DeserializeOwned>(
         let kind: String = kind.chars().take(64).collect();
         return Err(reply.nonsense(expected, format!("its items are of type `{kind}`")));
     }
-    let rows: Vec<Value> = reply.json(expected)?;
-    let mut items = Vec::with_capacity(rows.len());
+    let Rows(rows) = reply.json(expected)?;
+    let (mut items, mut odd) = (Vec::with_capacity(rows.len()), Vec::new());
     for (at, row) in rows.into_iter().enumerate() {
-        items.push(serde_json::from_value(row).map_err(|error| {
-            reply.nonsense(
-                expected,
-                format!("item {at} is none: {}", crate::error::masked(&error.to_string(), 160)),
-            )
-        })?);
+        match serde_json::from_str(row.get()) {
+            Ok(item) => items.push(item),
+            Err(error) => {
+                let problem = crate::error::masked(&error.to_string(), 160);
+                tracing::warn!(operation = reply.place.operation, host = %reply.place.host, at, %problem, "odd row");
+                odd.push(OddRow { at, problem });
+            }
+        }
     }
     // An empty token has been seen to mean the end, and would begin anew.
     let token = reply.answer.headers.get(&CONTINUATION).filter(|token| !token.is_empty());
@@ -179,5 +226,5 @@ async fn page<T: DeserializeOwned>(
     if next.is_some() && next.as_ref() == before {
         return Err(reply.nonsense(expected, "it goes on where it has just been".to_owned()));
     }
-    Ok(Page { items, next })
+    Ok(Page { items, odd, next })
 }

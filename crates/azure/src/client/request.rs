@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::retry::Repeat;
 use super::{ATTEMPT_MAX, Door};
 use crate::error::{AzureError, Place, first_bytes};
 use crate::id::{Etag, encoded};
 use crate::secret::Collected;
-use crate::transport::Answer;
+use crate::transport::{Answer, OBJECT_BYTES_MAX};
 
 /// Largest body sent, in bytes: ten enrollments, or a hundred devices with their twins.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1_024 * 1_024;
@@ -73,6 +73,8 @@ pub(crate) struct Request {
     pub(crate) yes: &'static [u16],
     /// Time of one attempt.
     pub(crate) attempt_max: Duration,
+    /// Largest body of an answer that says yes, in bytes.
+    pub(crate) answer_max: usize,
 }
 
 impl Request {
@@ -93,6 +95,7 @@ impl Request {
             body: Bytes::new(),
             yes: &[200],
             attempt_max: ATTEMPT_MAX,
+            answer_max: OBJECT_BYTES_MAX,
         }
     }
 
@@ -105,6 +108,12 @@ impl Request {
     /// Gives each attempt this much time.
     pub(crate) fn attempt_max(mut self, attempt_max: Duration) -> Self {
         self.attempt_max = attempt_max;
+        self
+    }
+
+    /// Reads an answer of so many bytes.
+    pub(crate) fn answer_max(mut self, bytes: usize) -> Self {
+        self.answer_max = bytes;
         self
     }
 
@@ -197,7 +206,7 @@ impl Reply {
     }
 
     /// Reads the body as JSON, which it must be and must say it is.
-    pub(crate) fn json<T: DeserializeOwned>(&self, expected: &'static str) -> Result<T, AzureError> {
+    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self, expected: &'static str) -> Result<T, AzureError> {
         let kind = self.header(&http::header::CONTENT_TYPE).unwrap_or("none");
         let is_json =
             kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));

@@ -167,7 +167,7 @@ pub enum AzureError {
         begins: String,
     },
     /// The answer is larger than this client reads.
-    #[error("{place} answered more than {bytes_max} bytes; ask for smaller pages")]
+    #[error("{place} answered more than {bytes_max} bytes; of a query, ask for smaller pages")]
     TooLong {
         /// Which call, and where.
         place: Place,

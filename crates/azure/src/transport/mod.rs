@@ -27,7 +27,11 @@ use dial::Dialler;
 pub const CONNECTIONS_PER_HOST: usize = 16;
 /// Most hosts one transport speaks to: hubs, DPS instances and ARM.
 pub const HOSTS_MAX: usize = 1_024;
-/// Largest body of an answer, in bytes: a page of 100 twins, each near its limits of some 100 KB.
+/// Largest body of an answer about one thing, in bytes: a twin near its limits of some 100 KB with its metadata.
+pub const OBJECT_BYTES_MAX: usize = 1_024 * 1_024;
+/// Most bytes that are read of an answer that says no; the rest is left.
+pub const ERROR_BYTES_MAX: usize = 64 * 1_024;
+/// Largest body of a page, in bytes: 100 twins, each near its limits of some 100 KB.
 pub const BODY_BYTES_MAX: usize = 16 * 1_024 * 1_024;
 /// Most bytes taken for a body before any of it has come.
 const BODY_BYTES_FIRST: usize = 64 * 1_024;
@@ -42,6 +46,15 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 pub struct Transport {
     pool: Pool<Dialler, Full<Bytes>>,
     dialler: Dialler,
+}
+
+/// How much of a body is read, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bound {
+    /// All of it, and a larger one is a failure.
+    Whole(usize),
+    /// Its beginning.
+    Begin(usize),
 }
 
 /// Leave for one request to be under way.
@@ -64,8 +77,8 @@ pub(crate) enum Failure {
     Connect(String),
     /// The connection broke before the answer was whole: the request may have been served.
     Broken(String),
-    /// The answer is larger than its bound.
-    TooLong,
+    /// The answer is larger than its bound, in bytes.
+    TooLong(usize),
 }
 
 impl std::fmt::Debug for Transport {
@@ -124,6 +137,7 @@ impl Transport {
         &self,
         room: Room,
         request: Request<Full<Bytes>>,
+        bound: impl Fn(StatusCode) -> Bound,
     ) -> Result<Answer, Failure> {
         let _room = room;
         let answer = dial::wanting(self.pool.request(request)).await.map_err(|error| {
@@ -131,16 +145,18 @@ impl Transport {
             if error.is_connect() { Failure::Connect(told) } else { Failure::Broken(told) }
         })?;
         let (head, body) = answer.into_parts();
-        let body = whole(body).await?;
+        let body = read(body, bound(head.status)).await?;
         Ok(Answer { status: head.status, headers: head.headers, body })
     }
 }
 
-async fn whole(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Failure> {
+async fn read(mut body: Incoming, bound: Bound) -> Result<Zeroizing<Vec<u8>>, Failure> {
     use hyper::body::Body as _;
     let announced = body.size_hint().lower();
-    if announced > u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX) {
-        return Err(Failure::TooLong);
+    if let Bound::Whole(max) = bound
+        && announced > u64::try_from(max).unwrap_or(u64::MAX)
+    {
+        return Err(Failure::TooLong(max));
     }
     let mut bytes =
         Zeroizing::new(Vec::with_capacity(usize::try_from(announced).unwrap_or(0).min(BODY_BYTES_FIRST)));
@@ -148,8 +164,15 @@ async fn whole(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let frame =
             frame.map_err(|error| Failure::Broken(format!("within the answer: {}", chain(&error))))?;
         let Ok(data) = frame.into_data() else { continue };
-        if data.remaining() > BODY_BYTES_MAX - bytes.len() {
-            return Err(Failure::TooLong);
+        let (Bound::Whole(max) | Bound::Begin(max)) = bound;
+        if data.remaining() > max - bytes.len() {
+            if let Bound::Whole(max) = bound {
+                return Err(Failure::TooLong(max));
+            }
+            let room = max - bytes.len();
+            make_room(&mut bytes, room);
+            bytes.extend_from_slice(data.get(..room).unwrap_or_default());
+            break;
         }
         make_room(&mut bytes, data.remaining());
         bytes.extend_from_slice(&data);
@@ -207,7 +230,7 @@ mod tests {
         let call = || async {
             let room = transport.room(&host).await.unwrap();
             let request = Request::get(format!("http://{host}/")).body(Full::default()).unwrap();
-            transport.exchange(room, request).await.unwrap().status
+            transport.exchange(room, request, |_| Bound::Whole(64)).await.unwrap().status
         };
         for _ in 0..5 {
             let statuses = futures_util::future::join_all((0..400).map(|_| call())).await;

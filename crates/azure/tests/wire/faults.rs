@@ -102,7 +102,7 @@ async fn a_body_without_end_is_cut_off() {
     for _ in 0..2 {
         let error = stage.dps().registration(&id()).await.unwrap_err();
         assert!(
-            matches!(error, AzureError::TooLong { bytes_max: berth_azure::BODY_BYTES_MAX, .. }),
+            matches!(error, AzureError::TooLong { bytes_max: berth_azure::OBJECT_BYTES_MAX, .. }),
             "{error:?}"
         );
     }
@@ -180,4 +180,14 @@ async fn no_bytes_that_a_server_sends_do_more_than_fail() {
 
 fn rand_seed() -> [u8; 32] {
     std::array::from_fn(|_| rand::random())
+}
+
+#[tokio::test]
+async fn of_an_error_without_end_the_beginning_is_read_and_its_status_counts() {
+    let stage = Stage::new().await;
+    let mut endless = b"HTTP/1.1 503 Busy\r\ncontent-length: 1000000000000\r\n\r\n".to_vec();
+    endless.extend(vec![b'x'; 70_000]);
+    stage.server.play([Act::BytesAndSilence(endless), json(200, body!("dps/registration_state.json"))]);
+    stage.dps().registration(&id()).await.unwrap();
+    assert_eq!(stage.server.seen().len(), 2, "a 503 is tried again, however long");
 }
