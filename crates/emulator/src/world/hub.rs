@@ -170,6 +170,14 @@ impl Hub {
         former.unwrap_or_else(|| self.devices.get(id))
     }
 
+    /// One identity as queries see it, under its ID as it is stored.
+    pub(crate) fn seen_by_query(&self, id: &str, now: Time) -> Option<(&str, &Identity)> {
+        match self.lagging.get_entry(id, now) {
+            Some((id, former)) => Some((&**id, former?)),
+            None => self.devices.get_key_value(id).map(|(id, identity)| (&**id, identity)),
+        }
+    }
+
     /// All identities as queries see them, which lag, by ID and after `after`.
     pub(crate) fn seen_by_queries(
         &self,
@@ -177,16 +185,11 @@ impl Hub {
         now: Time,
     ) -> impl Iterator<Item = (&str, &Identity)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let former: BTreeMap<&str, Option<&Identity>> = self
-            .lagging
-            .all(now)
-            .filter(|(id, _)| after.is_none_or(|after| ***id > *after))
-            .map(|(id, identity)| (&**id, identity))
-            .collect();
+        let former = self.lagging.range::<str>(from, now).map(|(id, identity)| (&**id, identity));
         let present =
             self.devices.range::<str, _>((from, Bound::Unbounded)).map(|(id, identity)| (&**id, identity));
         let mut present = present.peekable();
-        let mut former = former.into_iter().peekable();
+        let mut former = former.peekable();
         // Both go by ID; what was stands for what is.
         let mut merged = std::iter::from_fn(move || match (present.peek(), former.peek()) {
             (Some((is, _)), Some((was, _))) if is < was => {
