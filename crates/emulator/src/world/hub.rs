@@ -58,6 +58,9 @@ pub(crate) struct Hub {
     pub(crate) tier: Tier,
     pub(crate) units: u32,
     pub(crate) devices: BTreeMap<Box<str>, Identity>,
+    /// Of the devices, those that are enabled, and those that are connected: statistics count nobody anew.
+    enabled: usize,
+    connected: usize,
     /// Nobody reaches it, and nobody stays connected.
     pub(crate) out: bool,
     pub(crate) query_lag: Duration,
@@ -89,6 +92,8 @@ impl Hub {
             tier,
             units,
             devices: BTreeMap::new(),
+            enabled: 0,
+            connected: 0,
             out: false,
             query_lag,
             lie: Duration::ZERO,
@@ -224,13 +229,28 @@ impl Hub {
 
     pub(crate) fn insert(&mut self, id: &str, identity: Identity, now: Time) {
         self.remember(id, now);
-        self.devices.insert(id.into(), identity);
+        self.restore(id.into(), identity);
+    }
+
+    /// Puts an identity in that nobody sees come: out of a state file, or in place of one that was remembered.
+    pub(crate) fn restore(&mut self, id: Box<str>, identity: Identity) {
+        self.enabled += usize::from(identity.enabled);
+        self.connected += usize::from(identity.connected);
+        let former = self.devices.insert(id, identity);
+        self.uncount(former.as_ref());
+    }
+
+    /// No longer counts an identity that is gone.
+    fn uncount(&mut self, gone: Option<&Identity>) {
+        self.enabled -= usize::from(gone.is_some_and(|gone| gone.enabled));
+        self.connected -= usize::from(gone.is_some_and(|gone| gone.connected));
     }
 
     /// Takes an identity out. Its connection drops.
     pub(crate) fn remove(&mut self, id: &str, now: Time) -> Option<Identity> {
         self.remember(id, now);
         let mut removed = self.devices.remove(id)?;
+        self.uncount(Some(&removed));
         if std::mem::take(&mut removed.connected) {
             self.thrown.push(id.into());
         }
@@ -254,6 +274,7 @@ impl Hub {
                 self.thrown.push(id.clone());
             }
         }
+        self.connected = 0;
         self.thrown.len() - before
     }
 
@@ -270,7 +291,7 @@ impl Hub {
         }
         let identity = self.devices.get_mut(id).filter(|identity| identity.enabled);
         let identity = identity.ok_or(NotConnected::Unauthorized)?;
-        identity.connected = true;
+        self.connected += usize::from(!std::mem::replace(&mut identity.connected, true));
         identity.connection_updated = now;
         identity.last_activity = now;
         Ok(())
@@ -281,6 +302,7 @@ impl Hub {
         let Some(identity) = self.devices.get_mut(id) else { return false };
         let was = std::mem::take(&mut identity.connected);
         if was {
+            self.connected -= 1;
             identity.connection_updated = now;
             self.thrown.push(id.into());
         }
@@ -473,8 +495,7 @@ impl Hub {
 
     /// `/statistics/devices`.
     pub(crate) fn device_statistics(&self) -> Object {
-        let enabled = self.devices.values().filter(|identity| identity.enabled).count();
-        let total = self.devices.len();
+        let (enabled, total) = (self.enabled, self.devices.len());
         let mut shown = Object::new();
         shown.insert("totalDeviceCount".to_owned(), json!(total));
         shown.insert("enabledDeviceCount".to_owned(), json!(enabled));
@@ -484,7 +505,7 @@ impl Hub {
 
     /// Devices that are connected.
     pub(crate) fn connected(&self) -> usize {
-        self.devices.values().filter(|identity| identity.connected).count()
+        self.connected
     }
 }
 

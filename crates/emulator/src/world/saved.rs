@@ -162,7 +162,7 @@ impl World {
             }
             Line::Identity { hub, id, value } => {
                 if let Some(hub) = self.hub_mut(&hub) {
-                    hub.devices.insert(id, *value);
+                    hub.restore(id, *value);
                 }
             }
             Line::Removal { hub, id, generation } => {

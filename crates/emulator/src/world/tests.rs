@@ -49,6 +49,12 @@ enum Step {
         hub: usize,
         tag: u8,
     },
+    /// Connects, or is cut, or the whole hub loses its connections: nobody sees it but those who count.
+    Connect {
+        device: u8,
+        hub: usize,
+        goes: Option<bool>,
+    },
     Advance {
         ms: u64,
     },
@@ -119,6 +125,7 @@ impl Model {
                 }
             },
             Step::Register { device } => self.register(device),
+            Step::Connect { .. } => 0,
             Step::Advance { ms } => {
                 self.now_ms += ms;
                 let ended: Vec<u8> = self
@@ -252,6 +259,22 @@ impl Real {
                 let body = object(json!({ "tags": { "tag": tag } }));
                 hub_status(self.world.hubs[hub].write_twin(of, &body, None, false, now).map(|_| 200))
             }
+            Step::Connect { device, hub, goes } => {
+                let throttle = self.world.throttle.clone();
+                let hub = &mut self.world.hubs[hub];
+                match goes {
+                    Some(true) => {
+                        let _absent_or_disabled = hub.connect(&name(device), &throttle, now);
+                    }
+                    Some(false) => {
+                        hub.disconnect(&name(device), now);
+                    }
+                    None => {
+                        hub.disconnect_all(now);
+                    }
+                }
+                0
+            }
             Step::Register { device } => {
                 // The path's case is not the enrollment's.
                 let id = name(device).to_uppercase();
@@ -295,6 +318,11 @@ impl Real {
             assert_eq!(shown["status"] == "assigning", found.pending.is_some());
             (no(&found.id), Registered { hub, substatus, moving: None })
         });
+        for hub in &self.world.hubs {
+            let enabled = hub.devices.values().filter(|identity| identity.enabled).count();
+            assert_eq!(hub.device_statistics()["enabledDeviceCount"], enabled);
+            assert_eq!(hub.connected(), hub.devices.values().filter(|identity| identity.connected).count());
+        }
         let hub = |hub: usize| {
             let devices = self.world.hubs[hub].devices.iter();
             devices
@@ -319,6 +347,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => device.clone().prop_map(|device| Step::DeleteRegistration { device }),
         1 => (device.clone(), 0..2usize).prop_map(|(device, hub)| Step::DeleteIdentity { device, hub }),
         6 => device.clone().prop_map(|device| Step::Register { device }),
+        2 => (device.clone(), 0..2usize, prop::option::weighted(0.9, prop::bool::weighted(0.8)))
+            .prop_map(|(device, hub, goes)| Step::Connect { device, hub, goes }),
         2 => (device, 0..2usize, any::<u8>()).prop_map(|(device, hub, tag)| Step::Tag { device, hub, tag }),
         5 => (0..1_500u64).prop_map(|ms| Step::Advance { ms }),
     ];
