@@ -1,6 +1,6 @@
 //! One DPS instance, and its service API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub(crate) struct Dps {
     pub(crate) individual: BTreeMap<Key, Enrollment>,
     pub(crate) groups: BTreeMap<Key, Enrollment>,
     pub(crate) registrations: BTreeMap<Key, Registration>,
+    /// The registrations of each group that has any: a query of a group walks over no other's.
+    members: BTreeMap<Key, BTreeSet<Key>>,
     /// Every call of the service API, and every register (DPS, limits).
     pub(crate) operations: Bucket,
     /// Registers (DPS, limits).
@@ -76,7 +78,44 @@ enum Mode {
     Delete,
 }
 
+/// An instance as it was configured, with nothing in it.
+pub(super) struct Plan {
+    pub(super) id_scope: String,
+    pub(super) host: String,
+    pub(super) policies: Policies,
+    pub(super) allocation: Allocation,
+    pub(super) linked: Vec<Linked>,
+    pub(super) assigning: Duration,
+    pub(super) retry_after_s: u64,
+    pub(super) moving: Moving,
+    pub(super) overlap: Duration,
+}
+
 impl Dps {
+    pub(super) fn new(plan: Plan) -> Self {
+        Self {
+            id_scope: plan.id_scope,
+            host: plan.host,
+            policies: plan.policies,
+            allocation: plan.allocation,
+            linked_hosts: plan.linked.iter().map(|linked| Arc::clone(&linked.host)).collect(),
+            linked: plan.linked,
+            assigning: plan.assigning,
+            retry_after_s: plan.retry_after_s,
+            moving: plan.moving,
+            overlap: plan.overlap,
+            individual: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            registrations: BTreeMap::new(),
+            members: BTreeMap::new(),
+            operations: Default::default(),
+            registers: Default::default(),
+            lie: Duration::ZERO,
+            former_registrations: Default::default(),
+            former_enrollments: Default::default(),
+        }
+    }
+
     fn book(&self, kind: Kind) -> &BTreeMap<Key, Enrollment> {
         match kind {
             Kind::Individual => &self.individual,
@@ -345,8 +384,39 @@ impl Dps {
             return Err(registration_conflict());
         }
         self.remember_registration(&key, env.now);
+        self.regroup(&key, None);
         self.registrations.remove(&key);
         Ok(())
+    }
+
+    /// Puts a registration into a group, or into none, out of the one where it was.
+    pub(crate) fn regroup(&mut self, key: &Key, group: Option<&str>) {
+        let Some(registration) = self.registrations.get_mut(key) else { return };
+        let former = std::mem::replace(&mut registration.group, group.map(Into::into));
+        if let Some(former) = former.as_deref().map(Key::of)
+            && let Some(members) = self.members.get_mut(&former)
+        {
+            members.remove(key);
+            if members.is_empty() {
+                self.members.remove(&former);
+            }
+        }
+        if let Some(group) = group {
+            self.members.entry(Key::of(group)).or_default().insert(key.clone());
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn groups_with_members(&self) -> Vec<&str> {
+        self.members.keys().map(Key::text).collect()
+    }
+
+    /// Takes a registration over as it is, in place of the one that was there.
+    pub(crate) fn restore(&mut self, key: Key, mut registration: Registration) {
+        self.regroup(&key, None);
+        let group = registration.group.take();
+        self.registrations.insert(key.clone(), registration);
+        self.regroup(&key, group.as_deref());
     }
 
     /// The registrations of an enrollment group.
@@ -362,9 +432,9 @@ impl Dps {
             return Err(DpsRefusal::group_not_found());
         }
         let from = start(request)?;
-        let rows = self.registrations.range((from, Bound::Unbounded)).filter(|(_, registration)| {
-            registration.group.as_deref().is_some_and(|of| of.eq_ignore_ascii_case(group))
-        });
+        let members = self.members.get(&Key::of(group)).into_iter();
+        let members = members.flat_map(|members| members.range((from.clone(), Bound::Unbounded)));
+        let rows = members.filter_map(|key| Some((key, self.registrations.get(key)?)));
         let rows =
             rows.map(|(key, registration)| (key.text().to_owned(), Value::Object(registration.show())));
         Ok(page::cut(rows, rows_max(request, env.switches), "DeviceRegistration"))

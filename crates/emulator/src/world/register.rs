@@ -31,6 +31,14 @@ pub(crate) struct Attested {
     keys: (DeviceKey, DeviceKey),
 }
 
+#[cfg(test)]
+impl Attested {
+    /// Somebody whom a group is to recognise.
+    pub(super) fn by(group: Option<&str>, key: &str) -> Self {
+        Self { group: group.map(Key::of), keys: (key.to_owned().into(), key.to_owned().into()) }
+    }
+}
+
 /// What a register answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Registered {
@@ -317,13 +325,13 @@ impl World {
         }
         registration.hub = Some(target);
         registration.device_id = pending.device_id;
-        registration.group = pending.group;
         registration.payload = pending.payload;
         registration.failure = None;
         registration.hidden = false;
         registration.pending = None;
         registration.updated = now;
         registration.etag = etag;
+        dps.regroup(key, pending.group.as_deref());
     }
 
     /// Puts back what the old hub has lost, and records why it came to nothing.

@@ -158,7 +158,7 @@ impl World {
                 if value.pending.is_some() {
                     self.schedule(now, Due::Finish { dps: no, key: key.clone(), operation });
                 }
-                self.dps[no].registrations.insert(key, *value);
+                self.dps[no].restore(key, *value);
             }
             Line::Identity { hub, id, value } => {
                 if let Some(hub) = self.hub_mut(&hub) {

@@ -75,7 +75,7 @@ impl World {
         };
         let dps = &mut self.dps[dps_no];
         dps.remember_registration(&key, now);
-        dps.registrations.insert(key, registration);
+        dps.restore(key, registration);
     }
 
     /// Moves a device to another hub at once, as if its enrollment had been changed and it had registered again, and

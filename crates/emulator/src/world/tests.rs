@@ -388,6 +388,50 @@ proptest! {
 }
 
 #[test]
+fn a_group_knows_its_registrations_and_no_other() {
+    let mut real = Real::new(1);
+    let (start, attestation) = (real.now, json!({ "attestation": { "type": "symmetricKey" } }));
+    for group in ["G-1", "g-2"] {
+        let mut body = object(attestation.clone());
+        body.insert("enrollmentGroupId".to_owned(), json!(group));
+        real.world.with_dps(0, start, |dps, env| dps.put(Kind::Group, group, body, None, env)).unwrap();
+    }
+    let register = |real: &mut Real, id: &str, group: &str| {
+        let attested = super::register::Attested::by(Some(group), KEY);
+        real.world.register(0, id, attested, None, true, real.now).unwrap();
+        real.step(&Step::Advance { ms: ASSIGNING_MS });
+    };
+    let rows = |real: &mut Real, group: &str| {
+        let (now, page) = (real.now, PageRequest::default());
+        let rows =
+            |dps: &mut Dps, env: &Env<'_>| dps.query_registrations(group, "", &page, env).unwrap().rows;
+        let rows = real.world.with_dps(0, now, rows);
+        let mut ids: Vec<_> =
+            rows.iter().map(|row| row["registrationId"].as_str().unwrap().to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    for (id, group) in [("a", "g-1"), ("b", "G-1"), ("c", "g-2")] {
+        register(&mut real, id, group);
+    }
+    assert_eq!(rows(&mut real, "g-1"), ["a", "b"]);
+    assert_eq!(rows(&mut real, "G-2"), ["c"]);
+    // One changes its group, one is deleted, and a state file knows as much.
+    register(&mut real, "a", "g-2");
+    let now = real.now;
+    real.world.with_dps(0, now, |dps, env| dps.delete_registration("b", None, env)).unwrap();
+    let expected = (Vec::<String>::new(), vec!["a".to_owned(), "c".to_owned()]);
+    assert_eq!((rows(&mut real, "g-1"), rows(&mut real, "g-2")), expected);
+    assert_eq!(real.world.dps[0].groups_with_members(), ["g-2"]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    real.world.save(&path).unwrap();
+    let mut again = Real::new(1);
+    again.world.load(&path, now).unwrap();
+    assert_eq!((rows(&mut again, "g-1"), rows(&mut again, "g-2")), expected);
+}
+
+#[test]
 fn two_hundred_thousand_devices_fit() {
     let mut real = Real::new(1);
     for device in 0..200_000u32 {
