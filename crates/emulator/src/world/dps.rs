@@ -29,8 +29,8 @@ pub(crate) const BULK_MAX: usize = 10;
 /// Most individual enrollments, and most registrations, of an instance (DPS, limits).
 pub(crate) const ENROLLMENTS_MAX: usize = 1_000_000;
 
-/// Most symmetric-key and X.509 groups of an instance together (DPS, limits: 100 of each).
-const GROUPS_MAX: usize = 200;
+/// Most groups of an instance of each attestation (DPS, limits: 100 with symmetric keys, 100 with X.509).
+const GROUPS_MAX: usize = 100;
 
 /// Longest text of a query, in bytes: SDKs send a few words.
 const QUERY_BYTES_MAX: usize = 4_096;
@@ -199,13 +199,10 @@ impl Dps {
             },
             _ => {}
         }
-        let most = if kind == Kind::Group { GROUPS_MAX } else { ENROLLMENTS_MAX };
-        if former.is_none() && self.book(kind).len() >= most {
-            return Err(DpsRefusal::new(
-                403,
-                env.switches.forbidden_code,
-                "The quota of this service is used up.",
-            ));
+        let full =
+            || DpsRefusal::new(403, env.switches.forbidden_code, "The quota of this service is used up.");
+        if kind == Kind::Individual && former.is_none() && self.individual.len() >= ENROLLMENTS_MAX {
+            return Err(full());
         }
         let status_is_null = body.get("provisioningStatus").is_some_and(Value::is_null);
         let (now, random, switches) = (env.now, env.random, env.switches);
@@ -213,6 +210,13 @@ impl Dps {
         let lowered = (switches.registration_id_case == IdCase::Lower).then(|| id.to_ascii_lowercase());
         let id = lowered.as_deref().unwrap_or(id);
         let enrollment = Enrollment::read(kind, id, body, former, &around)?;
+        let alike = |group: &Enrollment| {
+            std::mem::discriminant(&group.attestation) == std::mem::discriminant(&enrollment.attestation)
+        };
+        let joins = kind == Kind::Group && !former.is_some_and(alike);
+        if joins && self.groups.values().filter(|group| alike(group)).count() >= GROUPS_MAX {
+            return Err(full());
+        }
         let mut shown = enrollment.show(kind, View::Written);
         if status_is_null {
             // The answer echoes the null that was sent; what is stored is the default.
@@ -442,10 +446,19 @@ impl Dps {
 
     /// The symmetric-key groups, by ID.
     pub(crate) fn symmetric_groups(&self) -> impl Iterator<Item = (&Enrollment, &str, &str)> {
-        self.groups.values().filter_map(|group| match &group.attestation {
-            Attestation::SymmetricKey { primary, secondary } => Some((group, &**primary, &**secondary)),
-            _ => None,
-        })
+        self.groups.values().filter_map(with_keys)
+    }
+
+    /// One symmetric-key group.
+    pub(crate) fn symmetric_group(&self, id: &Key) -> Option<(&Enrollment, &str, &str)> {
+        self.groups.get(id).and_then(with_keys)
+    }
+}
+
+fn with_keys(group: &Enrollment) -> Option<(&Enrollment, &str, &str)> {
+    match &group.attestation {
+        Attestation::SymmetricKey { primary, secondary } => Some((group, primary, secondary)),
+        _ => None,
     }
 }
 

@@ -90,8 +90,13 @@ impl World {
                 false => Err(DpsRefusal::unauthorized()),
             };
         }
+        // The group that the device came by last is the likeliest: its polls cost no search.
+        let last = dps.registrations.get(&key).and_then(|found| {
+            let pending = found.pending.as_ref().and_then(|pending| pending.group.as_deref());
+            dps.symmetric_group(&Key::of(pending.or(found.group.as_deref())?))
+        });
         let mut groups = 0;
-        for (group, primary, secondary) in dps.symmetric_groups() {
+        for (group, primary, secondary) in last.into_iter().chain(dps.symmetric_groups()) {
             groups += 1;
             let (a, b) = (decode_key(primary).unwrap_or_default(), decode_key(secondary).unwrap_or_default());
             // Whether DPS lower-cases the ID before it derives is not known: either derivation is taken.

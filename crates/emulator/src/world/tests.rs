@@ -432,6 +432,46 @@ fn a_group_knows_its_registrations_and_no_other() {
 }
 
 #[test]
+fn a_hundred_groups_of_each_attestation_fit_and_the_last_is_tried_first() {
+    let mut real = Real::new(1);
+    let now = real.now;
+    let mut put = |id: String, attestation: Value, if_match: Option<&str>| {
+        let body = object(json!({ "enrollmentGroupId": id, "attestation": attestation }));
+        let put = real.world.with_dps(0, now, |dps, env| dps.put(Kind::Group, &id, body, if_match, env));
+        put.map(drop).map_err(|refusal| refusal.status)
+    };
+    let keys = || json!({ "type": "symmetricKey" });
+    let x509 = || json!({ "type": "x509", "x509": { "signingCertificates": {} } });
+    for no in 0..100 {
+        put(format!("s-{no}"), keys(), None).unwrap();
+        put(format!("x-{no}"), x509(), None).unwrap();
+    }
+    assert_eq!(put("s".into(), keys(), None), Err(403));
+    assert_eq!(put("x".into(), x509(), None), Err(403));
+    assert_eq!(put("s-0".into(), x509(), Some("*")), Err(403), "it would be one too many of the other kind");
+    assert_eq!(put("s-0".into(), keys(), Some("*")), Ok(()));
+
+    let last = real.world.dps[0].symmetric_groups().last().unwrap().0.id.clone();
+    let tries = |real: &Real| {
+        let tries = std::cell::Cell::new(0);
+        let verify = |keys: [&[u8]; 2]| {
+            tries.set(tries.get() + 1);
+            let dps = &real.world.dps[0];
+            let (_, key, _) = dps.symmetric_group(&Key::of(&last)).unwrap();
+            keys[0] == crate::auth::derive_key(&crate::auth::decode_key(key).unwrap(), "dev").as_slice()
+        };
+        let attested = real.world.attest(0, "dev", verify).unwrap();
+        (attested, tries.get())
+    };
+    let (attested, first) = tries(&real);
+    assert_eq!(first, 100);
+    real.world.register(0, "dev", attested, None, true, now).unwrap();
+    assert_eq!(tries(&real).1, 1, "while it is being assigned");
+    real.step(&Step::Advance { ms: ASSIGNING_MS });
+    assert_eq!(tries(&real).1, 1);
+}
+
+#[test]
 fn two_hundred_thousand_devices_fit() {
     let mut real = Real::new(1);
     for device in 0..200_000u32 {
