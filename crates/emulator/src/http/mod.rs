@@ -61,6 +61,8 @@ pub(crate) struct Service {
     pub(crate) words: Option<mpsc::UnboundedSender<Word>>,
     pub(crate) control: Option<Option<Secret>>,
     pub(crate) state_file: Option<std::path::PathBuf>,
+    /// Held while the state file is being written.
+    pub(crate) saving: Mutex<()>,
     pub(crate) questions: Semaphore,
     pub(crate) webhook_tls: Arc<rustls::ClientConfig>,
     pub(crate) webhook_timeout: Duration,
@@ -105,6 +107,7 @@ impl Service {
             words: parts.words,
             control: parts.control,
             state_file: parts.state_file,
+            saving: Mutex::new(()),
             questions: Semaphore::new(webhook::QUESTIONS_MAX),
             webhook_tls: parts.webhook_tls,
             webhook_timeout: parts.webhook_timeout,

@@ -41,6 +41,7 @@ pub(crate) use refusal::{DpsRefusal, Envelope, HubCode, HubRefusal};
 pub(crate) use register::{Registered, WebhookAnswer, WebhookCall};
 pub(crate) use registration::{Failure, operation_id};
 pub use saved::LoadError;
+pub(crate) use saved::write as write_state;
 pub(crate) use seed::SEED_MAX;
 pub(crate) use traffic::{ArmRefusal, Profile};
 pub(crate) use twin::Twin;

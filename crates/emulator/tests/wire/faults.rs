@@ -64,6 +64,32 @@ async fn one_service_is_out_and_the_others_are_not() {
 }
 
 #[tokio::test]
+async fn a_slow_disk_holds_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    // A pipe: writing waits until somebody reads.
+    let pipe = path.with_extension("new");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let stage = Stage::changed(|config| config.state_file = Some(path)).await;
+    let (tell, told) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let in_time = told.recv_timeout(std::time::Duration::from_secs(20)).is_ok();
+        let text = std::fs::read_to_string(pipe).unwrap();
+        (in_time, text)
+    });
+    let (_no_file_to_sync, ()) = tokio::join!(stage.running.command(Command::Save), async {
+        for _ in 0..20 {
+            stage.call("GET", DPS, "/enrollments/none", ask()).await.expect(404);
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        tell.send(()).unwrap();
+    });
+    let (in_time, text) = reader.join().unwrap();
+    assert!(in_time, "calls are answered while the file is being written");
+    assert!(text.starts_with("{\"Format\":1}"), "{text}");
+}
+
+#[tokio::test]
 async fn a_lying_service_tells_what_was() {
     let stage = Stage::new().await;
     stage.enroll("dev-1", json!({ "iotHubs": [HUB_A] })).await;
