@@ -23,8 +23,8 @@ pub(super) enum Operation {
     LookUp { id: String },
 }
 
-/// Reads path and method below an ID scope; the ID scope and the operation.
-pub(super) fn route(call: &Call) -> Option<(String, Operation)> {
+/// Reads path and method below an ID scope; the ID scope and the operation, or none where only the method is wrong.
+pub(super) fn route(call: &Call) -> Option<(String, Option<Operation>)> {
     let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
     let is = |text: &str, literal: &str| text.eq_ignore_ascii_case(literal);
     let (scope, id, rest) = match path.as_slice() {
@@ -32,16 +32,15 @@ pub(super) fn route(call: &Call) -> Option<(String, Operation)> {
         _ => return None,
     };
     let operation = match rest {
-        [] if call.method == Method::POST => Operation::LookUp { id },
-        [last] if is(last, "register") && matches!(call.method, Method::PUT | Method::POST) => {
-            Operation::Register { id }
-        }
-        [literal, operation] if is(literal, "operations") && call.method == Method::GET => {
-            Operation::Poll { id, operation: (*operation).to_owned() }
+        [] => (Method::POST, Operation::LookUp { id }),
+        [last] if is(last, "register") => (Method::PUT, Operation::Register { id }),
+        [literal, operation] if is(literal, "operations") => {
+            (Method::GET, Operation::Poll { id, operation: (*operation).to_owned() })
         }
         _ => return None,
     };
-    Some((scope.to_owned(), operation))
+    let (method, operation) = operation;
+    Some((scope.to_owned(), (call.method == method).then_some(operation)))
 }
 
 impl Operation {
@@ -152,7 +151,7 @@ fn act(
 fn read_body(call: &Call, id: &str) -> Result<Option<Value>, DpsRefusal> {
     let mut body = call.object_or_empty().map_err(|problem| DpsRefusal::argument(problem.0))?;
     match body.get("registrationId") {
-        None | Some(Value::Null) => {}
+        None | Some(Value::Null) => return Err(DpsRefusal::argument("`registrationId` is missing")),
         Some(Value::String(told)) if told.eq_ignore_ascii_case(id) => {}
         Some(_) => return Err(DpsRefusal::argument("The registration IDs of path and body differ.")),
     }

@@ -287,9 +287,10 @@ fn route(world: &World, call: &Call, trace: &Trace) -> Routed {
         && let Some((scope, operation)) = device::route(call)
     {
         let no = world.dps.iter().position(|dps| dps.id_scope.eq_ignore_ascii_case(&scope));
-        return match no {
-            Some(no) => Routed::Device(no, operation),
-            None => refuse(DpsRefusal::new(404, 404_208, format!("ID scope {scope} was not found."))),
+        return match (no, operation) {
+            (Some(no), Some(operation)) => Routed::Device(no, operation),
+            (_, None) => refuse(DpsRefusal::new(405, 405_000, "The method is not allowed here.")),
+            (None, _) => refuse(DpsRefusal::new(404, 404_208, format!("ID scope {scope} was not found."))),
         };
     }
     if let Some(no) = dps_no.or((local && !world.dps.is_empty()).then_some(0)) {

@@ -174,14 +174,15 @@ impl Dps {
         env: &Env<'_>,
     ) -> Result<Object, DpsRefusal> {
         check_id(id, env.switches)?;
-        match body.get(kind.id_field()).and_then(Value::as_str) {
+        let field = kind.id_field();
+        match body.get(field).and_then(Value::as_str) {
+            None => return Err(DpsRefusal::argument(format!("`{field}` is missing"))),
             Some(told) if !told.eq_ignore_ascii_case(id) => {
-                let field = kind.id_field();
                 return Err(DpsRefusal::argument(format!(
                     "`{field}` is `{told}` in the body, `{id}` in the path"
                 )));
             }
-            _ => {}
+            Some(_) => {}
         }
         let key = Key::of(id);
         let former = self.book(kind).get(&key);

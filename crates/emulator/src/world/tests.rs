@@ -231,7 +231,9 @@ impl Real {
                     Rule::Reset => (true, false),
                     Rule::Never => (false, false),
                 };
+                let id = name(device);
                 let body = json!({
+                    "registrationId": id,
                     "attestation": { "type": "symmetricKey",
                         "symmetricKey": { "primaryKey": KEY, "secondaryKey": KEY } },
                     "iotHubs": [HUBS[hub]],
@@ -239,7 +241,6 @@ impl Real {
                     "reprovisionPolicy": { "updateHubAssignment": update, "migrateDeviceData": migrate },
                 });
                 let if_match = replaces.then_some("*");
-                let id = name(device);
                 status(self.world.with_dps(0, now, |dps, env| {
                     dps.put(Kind::Individual, &id, object(body), if_match, env).map(|_| 200)
                 }))
@@ -476,7 +477,8 @@ fn two_hundred_thousand_devices_fit() {
     let mut real = Real::new(1);
     for device in 0..200_000u32 {
         let id = format!("device-{device}");
-        let body = object(json!({ "attestation": { "type": "symmetricKey" }, "iotHubs": [HUBS[0]] }));
+        let attestation = json!({ "type": "symmetricKey" });
+        let body = object(json!({ "registrationId": id, "attestation": attestation, "iotHubs": [HUBS[0]] }));
         let now = real.now;
         real.world.with_dps(0, now, |dps, env| dps.put(Kind::Individual, &id, body, None, env)).unwrap();
         let attested = real.world.attest(0, &id, |_| true).unwrap();

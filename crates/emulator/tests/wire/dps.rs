@@ -80,6 +80,16 @@ async fn an_initial_twin_that_no_hub_takes_is_refused() {
 }
 
 #[tokio::test]
+async fn a_body_that_names_nobody_is_refused() {
+    let stage = Stage::new().await;
+    for path in ["/enrollments/dev-1", "/enrollmentGroups/dev-1"] {
+        let nobody = json!({ "attestation": { "type": "symmetricKey" } });
+        let refused = stage.call("PUT", DPS, path, ask().body(nobody)).await.expect(400);
+        assert_eq!(refused.body["errorCode"], 400_004);
+    }
+}
+
+#[tokio::test]
 async fn a_query_pages_without_an_empty_end() {
     let stage = Stage::new().await;
     for no in 0..25 {

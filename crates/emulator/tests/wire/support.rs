@@ -188,8 +188,11 @@ impl Stage {
         self.send(method, host, &format!("{path}?api-version={version}"), ask).await
     }
 
-    /// A call of the device API, signed with `key`.
-    pub async fn device(&self, method: &str, id: &str, rest: &str, key: &[u8], body: Value) -> Reply {
+    /// A call of the device API, signed with `key`. The body tells the device, unless it tells another or null.
+    pub async fn device(&self, method: &str, id: &str, rest: &str, key: &[u8], mut body: Value) -> Reply {
+        if let Some(body) = body.as_object_mut() {
+            body.entry("registrationId").or_insert_with(|| id.into());
+        }
         let token = sas(
             &format!("{SCOPE}/registrations/{id}"),
             key,
