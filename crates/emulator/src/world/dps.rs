@@ -188,7 +188,7 @@ impl Dps {
         let former = self.book(kind).get(&key);
         match (former, if_match) {
             (Some(_), None) => return Err(kind.conflict()),
-            (Some(former), Some(told)) if !etag::names(told, &former.etag.dps()) => {
+            (Some(former), Some(told)) if !etag::names_dps(told, former.etag) => {
                 return Err(DpsRefusal::precondition_failed(env.switches));
             }
             (None, Some(_)) => match env.switches.write_to_missing {
@@ -253,7 +253,7 @@ impl Dps {
     ) -> Result<(), DpsRefusal> {
         let key = Key::of(id);
         let enrollment = self.book(kind).get(&key).ok_or_else(|| kind.not_found())?;
-        if if_match.is_some_and(|told| !etag::names(told, &enrollment.etag.dps())) {
+        if if_match.is_some_and(|told| !etag::names_dps(told, enrollment.etag)) {
             return Err(DpsRefusal::precondition_failed(env.switches));
         }
         self.remember_enrollment(kind, &key, env.now);
@@ -381,7 +381,7 @@ impl Dps {
     ) -> Result<(), DpsRefusal> {
         let key = Key::of(id);
         let registration = self.registrations.get(&key).ok_or_else(DpsRefusal::registration_not_found)?;
-        if if_match.is_some_and(|told| !etag::names(told, &registration.etag.dps())) {
+        if if_match.is_some_and(|told| !etag::names_dps(told, registration.etag)) {
             return Err(DpsRefusal::precondition_failed(env.switches));
         }
         if registration.pending.is_some() {

@@ -372,7 +372,7 @@ impl Hub {
     /// GET of a twin.
     pub(crate) fn twin(&self, of: Of<'_>, now: Time) -> Result<Object, HubRefusal> {
         let device = self.seen(of.device, now).ok_or_else(|| HubRefusal::device_not_found(of.device))?;
-        Ok(one_of(device, of)?.show_twin(of))
+        Ok(device.one_of(of)?.show_twin(of))
     }
 
     /// PATCH (`replaces` false) or PUT of a twin.
@@ -423,7 +423,7 @@ impl Hub {
 
     /// GET of a module.
     pub(crate) fn module(&self, of: Of<'_>) -> Result<Object, HubRefusal> {
-        Ok(one_of(self.enabled_for_modules(of.device)?, of)?.show(of))
+        Ok(self.enabled_for_modules(of.device)?.one_of(of)?.show(of))
     }
 
     /// PUT of a module.
@@ -477,7 +477,7 @@ impl Hub {
         let of = Of { device, module: Some(module) };
         let told = if_match.ok_or_else(|| HubRefusal::new(HubCode::PreconditionFailed, "Etag missing"))?;
         let mut changed = self.enabled_for_modules(device)?.clone();
-        if !etag::names(told, &one_of(&changed, of)?.etag.hub()) {
+        if !etag::names(told, &changed.one_of(of)?.etag.hub()) {
             return Err(HubRefusal::stale());
         }
         if let Some(modules) = changed.modules.as_mut() {
@@ -509,12 +509,15 @@ impl Hub {
     }
 }
 
-fn one_of<'a>(device: &'a Identity, of: Of<'_>) -> Result<&'a Identity, HubRefusal> {
-    match of.module {
-        None => Ok(device),
-        Some(module) => {
-            let found = device.modules.as_ref().and_then(|modules| modules.get(module));
-            found.ok_or_else(|| module_not_found(of))
+impl Identity {
+    /// This device, or one of its modules.
+    pub(crate) fn one_of(&self, of: Of<'_>) -> Result<&Identity, HubRefusal> {
+        match of.module {
+            None => Ok(self),
+            Some(module) => {
+                let found = self.modules.as_ref().and_then(|modules| modules.get(module));
+                found.ok_or_else(|| module_not_found(of))
+            }
         }
     }
 }
