@@ -356,6 +356,7 @@ async fn call(
     };
     let mut headers = HeaderMap::new();
     headers.insert(http::header::AUTHORIZATION, signed);
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(http::header::HOST, HeaderValue::from_static(GLOBAL_DEVICE_HOST));
     let body = Bytes::from(json!({ "registrationId": id }).to_string());
     let trace = Trace::new(&*service.random, service.clock.now());

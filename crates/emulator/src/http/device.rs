@@ -90,6 +90,10 @@ fn act(
     if call.body.len() > BODY_BYTES_MAX {
         return Err(DpsRefusal::new(413, 413_000, "The request body is too large."));
     }
+    // Whatever a poll carries is not read: an SDK sends `{}`.
+    if !matches!(operation, Operation::Poll { .. }) && !call.is_json() {
+        return Err(DpsRefusal::media_type());
+    }
     let asked = service.with_world(|world, _| {
         let scope = world.dps[dps_no].id_scope.clone();
         let path = ["registrations", id];

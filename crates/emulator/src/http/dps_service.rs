@@ -112,6 +112,14 @@ impl Operation {
         }
     }
 
+    /// Whether a body is read.
+    fn has_body(&self) -> bool {
+        matches!(
+            self,
+            Operation::Put(..) | Operation::Query(_) | Operation::Bulk(_) | Operation::QueryRegistrations(_)
+        )
+    }
+
     fn reads(&self) -> bool {
         matches!(self.right(), Right::EnrollmentRead | Right::RegistrationStatusRead)
     }
@@ -169,6 +177,9 @@ fn act(
         world.meter_dps(dps_no, DpsMetered::Service, now)?;
         if call.body.len() > BODY_BYTES_MAX {
             return Err(DpsRefusal::new(413, 413_000, "The request body is too large."));
+        }
+        if operation.has_body() && !call.is_json() {
+            return Err(DpsRefusal::media_type());
         }
         world.with_dps(dps_no, now, |dps, env| {
             let wrong = |problem: super::call::NoObject| DpsRefusal::argument(problem.0);

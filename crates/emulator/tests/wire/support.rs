@@ -247,6 +247,10 @@ where
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
     let mut request = Request::builder().method(method).uri(target).header("host", host);
+    let kind_told = ask.headers.iter().any(|(name, _)| *name == "content-type");
+    if ask.body.is_some() && !kind_told {
+        request = request.header("content-type", "application/json; charset=utf-8");
+    }
     for (name, value) in &ask.headers {
         request = request.header(*name, value);
     }
