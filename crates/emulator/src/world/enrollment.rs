@@ -366,6 +366,10 @@ fn read_attestation(
             )));
         }
     };
+    // Kept, they would be shown to readers and webhooks, keys and all.
+    if let Some(other) = ["symmetricKey", "tpm", "x509"].into_iter().find(|other| attestation.holds(other)) {
+        return Err(wrong(format!("`attestation.{other}` does not belong to `attestation.type` {told}")));
+    }
     fields.put_back("attestation", attestation);
     Ok(read)
 }

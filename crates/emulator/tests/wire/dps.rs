@@ -115,6 +115,23 @@ async fn a_webhook_has_an_api_version_of_its_own() {
 }
 
 #[tokio::test]
+async fn keys_of_another_attestation_are_refused() {
+    let stage = Stage::new().await;
+    let keys = json!({ "primaryKey": KEY, "secondaryKey": KEY });
+    for attestation in [
+        json!({ "type": "none", "symmetricKey": keys }),
+        json!({ "type": "x509", "x509": { "clientCertificates": {} }, "symmetrickey": keys }),
+        json!({ "type": "symmetricKey", "symmetricKey": keys, "tpm": { "endorsementKey": "e" } }),
+    ] {
+        let sent = json!({ "registrationId": "dev-1", "attestation": attestation });
+        let refused = stage.call("PUT", DPS, "/enrollments/dev-1", ask().body(sent)).await.expect(400);
+        assert!(refused.body["errorCode"] == 400_004 && !refused.text.contains(KEY), "{}", refused.text);
+    }
+    let sent = json!({ "registrationId": "dev-1", "attestation": { "type": "symmetricKey", "tpm": null } });
+    stage.call("PUT", DPS, "/enrollments/dev-1", ask().body(sent)).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_query_pages_without_an_empty_end() {
     let stage = Stage::new().await;
     for no in 0..25 {
