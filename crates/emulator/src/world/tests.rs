@@ -473,6 +473,30 @@ fn a_hundred_groups_of_each_attestation_fit_and_the_last_is_tried_first() {
 }
 
 #[test]
+fn a_state_file_throttles_nobody() {
+    let mut real = Real::new(1);
+    real.world.throttle.enabled = true;
+    let body = json!({ "registrationId": "dev", "attestation": { "type": "symmetricKey" } });
+    let start = real.now;
+    real.world
+        .with_dps(0, start, |dps, env| dps.put(Kind::Individual, "dev", object(body), None, env))
+        .unwrap();
+    let attested = real.world.attest(0, "dev", |_| true).unwrap();
+    real.world.register(0, "dev", attested, None, true, start).unwrap();
+    let key = Key::of("dev");
+    while real.world.meter_poll(0, &key, start).is_ok() {}
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    write_state(&path, &real.world.saved().unwrap()).unwrap();
+    let mut again = Real::new(1);
+    again.world.throttle.enabled = true;
+    // The next run's clock may well be behind this one's.
+    let before = Time::from_unix_seconds(1);
+    again.world.load(&path, before).unwrap();
+    again.world.meter_poll(0, &key, before).unwrap();
+}
+
+#[test]
 fn two_hundred_thousand_devices_fit() {
     let mut real = Real::new(1);
     for device in 0..200_000u32 {
