@@ -67,8 +67,7 @@ pub(super) fn answer(
     call: &Call,
     trace: &Trace,
 ) -> Answer {
-    act(service, dps_no, operation, call, trace)
-        .unwrap_or_else(|refusal| Answer::dps_refusal(&refusal, trace))
+    act(service, dps_no, operation, call).unwrap_or_else(|refusal| Answer::dps_refusal(&refusal, trace))
 }
 
 fn act(
@@ -76,13 +75,12 @@ fn act(
     dps_no: usize,
     operation: &Operation,
     call: &Call,
-    trace: &Trace,
 ) -> Result<Answer, DpsRefusal> {
     let version = call.parameter("api-version").unwrap_or_default();
     if !is_version_since(version, VERSION_FIRST) {
         return Err(DpsRefusal::new(400, 400_001, "The api-version is missing or not supported."));
     }
-    let (id, now) = (operation.id(), trace.now);
+    let id = operation.id();
     let token = match call.header("authorization").map(SasToken::read) {
         None => return Err(DpsRefusal::new(401, 401_000, "Unauthorized")),
         Some(read) => read.map_err(|_| DpsRefusal::unauthorized())?,
@@ -94,7 +92,8 @@ fn act(
     if !matches!(operation, Operation::Poll { .. }) && !call.is_json() {
         return Err(DpsRefusal::media_type());
     }
-    let asked = service.with_world(|world, _| {
+    // The time is the world's: that of the request may be earlier, and another has been here since.
+    let asked = service.with_world(|world, now| {
         let scope = world.dps[dps_no].id_scope.clone();
         let path = ["registrations", id];
         let covers = Covers { roots: &[&scope], path: &path, scheme: false };

@@ -133,7 +133,7 @@ pub(super) fn answer(
     call: &Call,
     trace: &Trace,
 ) -> Answer {
-    match act(service, dps_no, operation, call, trace) {
+    match act(service, dps_no, operation, call) {
         Ok(answer) => answer,
         Err(refusal) => {
             let unknown_body = matches!(refusal.status, 401 | 403 | 412 | 429);
@@ -147,18 +147,11 @@ pub(super) fn answer(
     }
 }
 
-fn act(
-    service: &Service,
-    dps_no: usize,
-    operation: &Operation,
-    call: &Call,
-    trace: &Trace,
-) -> Result<Answer, DpsRefusal> {
+fn act(service: &Service, dps_no: usize, operation: &Operation, call: &Call) -> Result<Answer, DpsRefusal> {
     if !call.parameter("api-version").is_some_and(|version| is_version_since(version, VERSION_FIRST)) {
         return Err(DpsRefusal::new(400, 400_001, "The api-version is missing or not supported."));
     }
-    let now = trace.now;
-    service.with_world(|world, _| {
+    service.with_world(|world, now| {
         let asked = Asked {
             policies: &world.dps[dps_no].policies,
             bearers: &service.bearers,

@@ -15,6 +15,9 @@ mod methods;
 mod tls;
 mod webhook;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
