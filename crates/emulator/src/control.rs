@@ -278,15 +278,15 @@ impl Command {
                 Command::Lie { service, ms } => {
                     let lie = bounded_ms("ms", ms)?;
                     match (hub_no(&service), dps_no(&service)) {
-                        (Ok(no), _) => world.hubs[no].lie = lie,
-                        (_, Ok(no)) => world.dps[no].lie = lie,
+                        (Ok(no), _) => world.hubs[no].set_lie(lie),
+                        (_, Ok(no)) => world.dps[no].set_lie(lie),
                         _ => return Err(unknown(&service)),
                     }
                     Ok(Value::Null)
                 }
                 Command::QueryLag { hub, ms } => {
                     let no = hub_no(&hub)?;
-                    world.hubs[no].query_lag = bounded_ms("ms", ms)?;
+                    world.hubs[no].set_query_lag(bounded_ms("ms", ms)?);
                     Ok(Value::Null)
                 }
                 Command::Assigning { dps, ms } => {
@@ -358,10 +358,10 @@ impl Command {
                     world.faults.clear();
                     for hub in &mut world.hubs {
                         hub.out = false;
-                        hub.lie = Duration::ZERO;
+                        hub.set_lie(Duration::ZERO);
                     }
                     for dps in &mut world.dps {
-                        dps.lie = Duration::ZERO;
+                        dps.set_lie(Duration::ZERO);
                     }
                     Ok(Value::Null)
                 }

@@ -241,7 +241,7 @@ fn failed(routed: &Routed, fault: Option<&FailNext>, trace: &Trace) -> Answer {
         Routed::Dps(..) | Routed::Device(..) => {
             Answer::dps_refusal(&DpsRefusal::new(status, code, message), trace)
         }
-        Routed::Hub(..) => {
+        Routed::Hub(_, operation) => {
             let code = HubCode::of_number(code).unwrap_or(match status {
                 429 => HubCode::ThrottlingBacklogTimeout,
                 401 => HubCode::IotHubUnauthorizedAccess,
@@ -249,7 +249,11 @@ fn failed(routed: &Routed, fault: Option<&FailNext>, trace: &Trace) -> Answer {
                 503 => HubCode::ServiceUnavailable,
                 _ => HubCode::ServerError,
             });
-            let mut answer = Answer::hub_refusal(&HubRefusal::new(code, message), trace);
+            let refusal = match operation {
+                hub::Operation::Method(_) => HubRefusal::nested(code, message),
+                _ => HubRefusal::new(code, message),
+            };
+            let mut answer = Answer::hub_refusal(&refusal, trace);
             answer.status = status;
             answer
         }

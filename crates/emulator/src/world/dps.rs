@@ -57,7 +57,7 @@ pub(crate) struct Dps {
     /// Registers (DPS, limits).
     pub(crate) registers: Bucket,
     /// How long reads tell what is no longer so.
-    pub(crate) lie: Duration,
+    lie: Duration,
     pub(crate) former_registrations: Former<Key, Registration>,
     pub(crate) former_enrollments: Former<Key, Enrollment>,
 }
@@ -140,6 +140,13 @@ impl Dps {
         let lies = kind == Kind::Individual && !self.lie.is_zero();
         let former = lies.then(|| self.former_enrollments.get(key, now)).flatten();
         former.unwrap_or_else(|| self.book(kind).get(key))
+    }
+
+    /// Sets how long reads lie of changes from now on. Those before are seen at once.
+    pub(crate) fn set_lie(&mut self, lie: Duration) {
+        self.lie = lie;
+        self.former_registrations.clear();
+        self.former_enrollments.clear();
     }
 
     /// To be called before a registration changes.

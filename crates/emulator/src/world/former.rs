@@ -68,6 +68,12 @@ impl<K: Ord + Clone, V> Former<K, V> {
         held.map(|(key, (_, value))| (key, value.as_ref()))
     }
 
+    /// Forgets everything: whoever reads sees the present.
+    pub(crate) fn clear(&mut self) {
+        self.by_key.clear();
+        self.order.clear();
+    }
+
     fn forget(&mut self, now: Time) {
         while self.order.front().is_some_and(|(until, _)| *until <= now) {
             let Some((_, key)) = self.order.pop_front() else { return };

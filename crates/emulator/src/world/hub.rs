@@ -63,9 +63,9 @@ pub(crate) struct Hub {
     connected: usize,
     /// Nobody reaches it, and nobody stays connected.
     pub(crate) out: bool,
-    pub(crate) query_lag: Duration,
+    query_lag: Duration,
     /// How long reads tell what is no longer so.
-    pub(crate) lie: Duration,
+    lie: Duration,
     lagging: Former<Box<str>, Identity>,
     lied: Former<Box<str>, Identity>,
     buckets: [Bucket; 6],
@@ -152,7 +152,8 @@ impl Hub {
         })
     }
 
-    /// Reserves one registry operation for DPS, which waits as long as it must: its operations are bounded already.
+    /// Reserves one registry operation for DPS, which waits as long as it must: one for each registration under way, so
+    /// at most a million for each instance that is linked to the hub, and its refusal would be no answer to anybody.
     pub(crate) fn reserve_registry(&mut self, throttle: &Throttle, now: Time) -> Duration {
         if !throttle.enabled {
             return Duration::ZERO;
@@ -160,6 +161,18 @@ impl Hub {
         let rate = self.rate(Metered::Registry, throttle.factor);
         let bucket = &mut self.buckets[Metered::Registry as usize];
         bucket.shape(rate, 1, Duration::MAX, now).unwrap_or_default()
+    }
+
+    /// Sets how long queries lag behind changes from now on. Those before are seen at once.
+    pub(crate) fn set_query_lag(&mut self, lag: Duration) {
+        self.query_lag = lag;
+        self.lagging.clear();
+    }
+
+    /// Sets how long reads lie of changes from now on. Those before are seen at once.
+    pub(crate) fn set_lie(&mut self, lie: Duration) {
+        self.lie = lie;
+        self.lied.clear();
     }
 
     /// To be called before an identity or its twin changes.

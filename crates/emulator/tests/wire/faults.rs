@@ -111,6 +111,52 @@ async fn a_lying_service_tells_what_was() {
 }
 
 #[tokio::test]
+async fn a_lie_that_has_ended_does_not_come_back() {
+    let stage = Stage::new().await;
+    let lie = |service: &str, ms| Command::Lie { service: service.into(), ms };
+    for end in [Some(0), None] {
+        let id = if end.is_some() { "one" } else { "two" };
+        for service in [DPS, HUB_A] {
+            stage.command(lie(service, 60_000)).await;
+        }
+        stage.enroll(id, json!({ "iotHubs": [HUB_A] })).await;
+        stage.register(id, &key()).await;
+        stage.call("GET", DPS, &format!("/enrollments/{id}"), ask()).await.expect(404);
+        stage.call("GET", HUB_A, &format!("/devices/{id}"), ask()).await.expect(404);
+        for service in [DPS, HUB_A] {
+            match end {
+                Some(ms) => stage.command(lie(service, ms)).await,
+                None => stage.command(Command::ClearFaults).await,
+            };
+        }
+        for service in [DPS, HUB_A] {
+            stage.command(lie(service, 60_000)).await;
+        }
+        stage.call("GET", DPS, &format!("/enrollments/{id}"), ask()).await.expect(200);
+        stage.call("GET", HUB_A, &format!("/devices/{id}"), ask()).await.expect(200);
+    }
+    stage.command(Command::QueryLag { hub: HUB_A.into(), ms: 60_000 }).await;
+    stage.call("DELETE", HUB_A, "/devices/one", ask().with("if-match", "*")).await.expect(204);
+    let rows = async || {
+        let body = ask().body(json!({ "query": "SELECT * FROM devices" }));
+        stage.call("POST", HUB_A, "/devices/query", body).await.expect(200).body.as_array().unwrap().len()
+    };
+    assert_eq!(rows().await, 2);
+    stage.command(Command::QueryLag { hub: HUB_A.into(), ms: 0 }).await;
+    assert_eq!(rows().await, 1);
+}
+
+#[tokio::test]
+async fn a_method_fails_in_the_envelope_of_methods() {
+    let stage = Stage::new().await;
+    stage.command(fault("hub.method", 503, 1)).await;
+    let call = ask().body(json!({ "methodName": "m" }));
+    let failed = stage.call("POST", HUB_A, "/twins/d/methods", call).await.expect(503);
+    let inner: Value = serde_json::from_str(failed.body["Message"].as_str().unwrap()).unwrap();
+    assert_eq!(inner["errorCode"], 503_001);
+}
+
+#[tokio::test]
 async fn a_slow_service_answers_when_the_clock_has_moved() {
     let stage = Stage::new().await;
     stage.command(Command::Latency { operation: "dps".into(), ms: 5_000 }).await;
