@@ -73,7 +73,7 @@ impl Query {
     }
 
     fn accepts(&self, id: &str, identity: &Identity) -> bool {
-        self.condition.as_ref().is_none_or(|condition| condition.holds(id, identity))
+        self.condition.as_ref().is_none_or(|condition| condition.holds(id, identity) == Some(true))
     }
 
     /// The only devices that the condition can choose, where it names them; none where it may choose any.
@@ -161,30 +161,39 @@ impl Condition {
         }
     }
 
-    fn holds(&self, id: &str, identity: &Identity) -> bool {
+    /// Whether the condition holds; none where that cannot be told, because something it compares is not there. So
+    /// neither `a = 1` nor `NOT a = 1` chooses a device without `a`.
+    fn holds(&self, id: &str, identity: &Identity) -> Option<bool> {
         match self {
             Condition::Compare(path, sign, expected) => {
-                // What is not there compares with nothing, not even as different.
-                let Some(found) = value(id, identity, path) else { return false };
-                let order = order(&found, expected);
-                match *sign {
+                let order = order(&value(id, identity, path)?, expected);
+                Some(match *sign {
                     "=" => order == Some(Ordering::Equal),
                     "!=" => order != Some(Ordering::Equal),
                     "<" => order == Some(Ordering::Less),
                     ">" => order == Some(Ordering::Greater),
                     "<=" => matches!(order, Some(Ordering::Less | Ordering::Equal)),
                     _ => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
-                }
+                })
             }
-            Condition::In(path, values) => value(id, identity, path).is_some_and(|found| {
-                values.iter().any(|value| order(&found, value) == Some(Ordering::Equal))
-            }),
-            Condition::IsDefined(path) => value(id, identity, path).is_some(),
-            Condition::StartsWith(path, start) => value(id, identity, path)
-                .is_some_and(|found| found.as_str().is_some_and(|text| text.starts_with(start))),
-            Condition::Not(inner) => !inner.holds(id, identity),
-            Condition::And(a, b) => a.holds(id, identity) && b.holds(id, identity),
-            Condition::Or(a, b) => a.holds(id, identity) || b.holds(id, identity),
+            Condition::In(path, values) => {
+                let found = value(id, identity, path)?;
+                Some(values.iter().any(|value| order(&found, value) == Some(Ordering::Equal)))
+            }
+            Condition::IsDefined(path) => Some(value(id, identity, path).is_some()),
+            Condition::StartsWith(path, start) => {
+                let found = value(id, identity, path)?;
+                Some(found.as_str().is_some_and(|text| text.starts_with(start)))
+            }
+            Condition::Not(inner) => inner.holds(id, identity).map(|holds| !holds),
+            Condition::And(a, b) => match (a.holds(id, identity), b.holds(id, identity)) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (a, b) => a.and(b),
+            },
+            Condition::Or(a, b) => match (a.holds(id, identity), b.holds(id, identity)) {
+                (Some(true), _) | (_, Some(true)) => Some(true),
+                (a, b) => a.and(b),
+            },
         }
     }
 }
@@ -411,6 +420,10 @@ mod tests {
             0
         );
         assert_eq!(ids("SELECT deviceId FROM devices WHERE tags.none != 1").len(), 0);
+        assert_eq!(ids("SELECT * FROM devices WHERE NOT tags.none = 1").len(), 0);
+        assert_eq!(ids("SELECT * FROM devices WHERE NOT (tags.none = 1 OR tags.ring = 9)").len(), 0);
+        assert_eq!(ids("SELECT * FROM devices WHERE NOT (tags.none = 1 AND tags.ring = 9)").len(), 5);
+        assert_eq!(ids("SELECT * FROM devices WHERE NOT is_defined(tags.none) OR tags.none = 1").len(), 5);
     }
 
     #[test]
