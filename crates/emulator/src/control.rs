@@ -13,7 +13,7 @@ use crate::config::{Moving, host_name};
 use crate::devices::Behaviour;
 use crate::faults::{FAULTS_MAX, FailNext};
 use crate::http::Service;
-use crate::world::{NotConnected, SEED_MAX};
+use crate::world::{NotConnected, SEED_MAX, write_state};
 
 /// The furthest that one command moves the clock, or delays anything, in milliseconds: a year.
 const MS_MAX: u64 = 366 * 86_400_000;
@@ -212,8 +212,12 @@ impl Command {
             Command::Save => {
                 let path = service.state_file.clone().ok_or(CommandError::NoStateFile)?;
                 let service = Arc::clone(service);
-                // Off the workers: the disk may take its time, and all other calls wait for the world anyway.
-                let save = move || service.with_world(|world, _| world.save(&path));
+                // Off the workers: the disk may take its time. Other calls wait for the text, and not for the disk.
+                let save = move || {
+                    // One at a time: two would write the same file.
+                    let _turn = service.saving.lock();
+                    write_state(&path, &service.with_world(|world, _| world.saved())?)
+                };
                 let saved = tokio::task::spawn_blocking(save).await.map_err(io::Error::other);
                 saved.flatten().map_err(CommandError::Save)?;
                 Ok(Value::Null)
@@ -274,15 +278,15 @@ impl Command {
                 Command::Lie { service, ms } => {
                     let lie = bounded_ms("ms", ms)?;
                     match (hub_no(&service), dps_no(&service)) {
-                        (Ok(no), _) => world.hubs[no].lie = lie,
-                        (_, Ok(no)) => world.dps[no].lie = lie,
+                        (Ok(no), _) => world.hubs[no].set_lie(lie),
+                        (_, Ok(no)) => world.dps[no].set_lie(lie),
                         _ => return Err(unknown(&service)),
                     }
                     Ok(Value::Null)
                 }
                 Command::QueryLag { hub, ms } => {
                     let no = hub_no(&hub)?;
-                    world.hubs[no].query_lag = bounded_ms("ms", ms)?;
+                    world.hubs[no].set_query_lag(bounded_ms("ms", ms)?);
                     Ok(Value::Null)
                 }
                 Command::Assigning { dps, ms } => {
@@ -354,10 +358,10 @@ impl Command {
                     world.faults.clear();
                     for hub in &mut world.hubs {
                         hub.out = false;
-                        hub.lie = Duration::ZERO;
+                        hub.set_lie(Duration::ZERO);
                     }
                     for dps in &mut world.dps {
-                        dps.lie = Duration::ZERO;
+                        dps.set_lie(Duration::ZERO);
                     }
                     Ok(Value::Null)
                 }

@@ -66,6 +66,7 @@ mod http;
 mod running;
 mod stop;
 mod throttle;
+mod version;
 mod world;
 
 pub use clock::{Clock, Randomness, SeededRandomness, SteppedClock, SystemRandomness, Time, Wait, WallClock};

@@ -213,6 +213,11 @@ impl Running {
         self.service.calls()
     }
 
+    #[cfg(test)]
+    pub(crate) fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
     /// Stops: connections are closed once their requests are answered, or after two seconds, and then the state is
     /// saved where a file is configured.
     pub async fn stop(mut self) -> Result<(), CommandError> {

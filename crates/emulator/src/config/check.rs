@@ -220,6 +220,21 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         assert!(matches!(problem("listen = 1"), ConfigError::Syntax { line: 1, .. }));
+        for hidden in [
+            "listen_http = 'topsecret'",
+            "[throttle]\nfactor = 'topsecret'",
+            "hubs = ['topsecret']",
+            "[[hubs]]\nhost = 'hub'\nunits = 'topsecret'",
+            "[switches]\nmethod_missing = 'topsecret'",
+            "[[bearers]]\nread_only = 'topsecret'",
+            "[control]\nenabled = 'topsecret'",
+            "listen = 'topsecret",
+        ] {
+            let told = problem(hidden).to_string();
+            assert!(told.starts_with("line ") && !told.contains("topsecret"), "{told}");
+        }
+        assert!(problem("[throttle]\nfactor = 'x'").to_string().contains("`factor`"));
+        assert!(problem("nonesuch = 1").to_string().contains("`nonesuch`"));
         assert!(matches!(problem("[throttle]\nfactor = 0.0"), ConfigError::OutOfBounds { .. }));
         assert!(matches!(problem("[throttle]\nfactor = nan"), ConfigError::OutOfBounds { .. }));
         let twice = SOUND.replace("dps-a.azure-devices-provisioning.net", "hub-a.azure-devices.net");

@@ -330,11 +330,28 @@ impl Config {
             line: error
                 .span()
                 .map_or(0, |span| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1),
-            // Not the whole display: it quotes the line, and a line may hold a key.
-            problem: error.message().split_whitespace().collect::<Vec<_>>().join(" "),
+            problem: syntax_problem(text, &error),
         })?;
         config.check()?;
         Ok(config)
+    }
+}
+
+/// What is wrong with a text, without any value of it: a value may be a key.
+fn syntax_problem(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message();
+    // These tell names of fields, and no value.
+    if ["unknown field", "missing field"].iter().any(|start| message.starts_with(start)) {
+        return message.split_whitespace().collect::<Vec<_>>().join(" ");
+    }
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = text[before.rfind('\n').map_or(0, |end| end + 1)..].lines().next().unwrap_or_default();
+    // The names of fields are small letters: a line inside of a longer text is not taken for one.
+    let named =
+        |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    match line.split_once('=').map(|(name, _)| name.trim()).filter(named) {
+        Some(name) => format!("`{name}` holds what it may not: see the type and the words of this field"),
+        None => "this is not TOML, or a value of another type than its field has".to_owned(),
     }
 }
 

@@ -326,7 +326,7 @@ fn id(prefix: &str, device: u32) -> String {
 fn enroll(world: &mut World, dps_no: usize, config: &FleetConfig, now: Time) {
     world.with_dps(dps_no, now, |dps, env| {
         let mut put = |kind: Kind, id: &str| {
-            let body = json!({ "attestation": { "type": "symmetricKey" } });
+            let body = json!({ kind.id_field(): id, "attestation": { "type": "symmetricKey" } });
             let body = body.as_object().cloned().unwrap_or_default();
             // What is there already stays as it is.
             if let Err(refusal) = dps.put(kind, id, body, None, env)
@@ -356,6 +356,7 @@ async fn call(
     };
     let mut headers = HeaderMap::new();
     headers.insert(http::header::AUTHORIZATION, signed);
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(http::header::HOST, HeaderValue::from_static(GLOBAL_DEVICE_HOST));
     let body = Bytes::from(json!({ "registrationId": id }).to_string());
     let trace = Trace::new(&*service.random, service.clock.now());

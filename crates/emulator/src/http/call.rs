@@ -5,6 +5,7 @@ use http::{HeaderMap, Method, Uri};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
+pub(super) use crate::version::is_version_since;
 use crate::world::{Object, PageRequest};
 
 /// Longest path and query, in bytes: IDs have at most 128, and three of them with their names fit well.
@@ -62,6 +63,12 @@ impl Call {
         self.header("if-match")
     }
 
+    /// Whether there is no body, or one that is told to be JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        let told = self.header("content-type").and_then(|told| told.split(';').next()).unwrap_or_default();
+        self.body.is_empty() || told.trim().eq_ignore_ascii_case("application/json")
+    }
+
     /// What the caller asks of a page.
     pub(crate) fn page(&self) -> PageRequest {
         PageRequest {
@@ -94,17 +101,6 @@ impl Call {
     pub(crate) fn object_or_empty(&self) -> Result<Object, NoObject> {
         if self.body.iter().all(u8::is_ascii_whitespace) { Ok(Object::new()) } else { self.object() }
     }
-}
-
-/// Whether `text` is an api-version of a date at or after `first`: a date, and perhaps `-preview`.
-pub(crate) fn is_version_since(text: &str, first: &str) -> bool {
-    let date = text.strip_suffix("-preview").unwrap_or(text).as_bytes();
-    let shaped = date.len() == 10
-        && date.iter().enumerate().all(|(at, byte)| match at {
-            4 | 7 => *byte == b'-',
-            _ => byte.is_ascii_digit(),
-        });
-    shaped && date >= first.as_bytes()
 }
 
 #[cfg(test)]

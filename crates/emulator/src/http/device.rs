@@ -23,8 +23,8 @@ pub(super) enum Operation {
     LookUp { id: String },
 }
 
-/// Reads path and method below an ID scope; the ID scope and the operation.
-pub(super) fn route(call: &Call) -> Option<(String, Operation)> {
+/// Reads path and method below an ID scope; the ID scope and the operation, or none where only the method is wrong.
+pub(super) fn route(call: &Call) -> Option<(String, Option<Operation>)> {
     let path: Vec<&str> = call.path.iter().map(String::as_str).collect();
     let is = |text: &str, literal: &str| text.eq_ignore_ascii_case(literal);
     let (scope, id, rest) = match path.as_slice() {
@@ -32,16 +32,15 @@ pub(super) fn route(call: &Call) -> Option<(String, Operation)> {
         _ => return None,
     };
     let operation = match rest {
-        [] if call.method == Method::POST => Operation::LookUp { id },
-        [last] if is(last, "register") && matches!(call.method, Method::PUT | Method::POST) => {
-            Operation::Register { id }
-        }
-        [literal, operation] if is(literal, "operations") && call.method == Method::GET => {
-            Operation::Poll { id, operation: (*operation).to_owned() }
+        [] => (Method::POST, Operation::LookUp { id }),
+        [last] if is(last, "register") => (Method::PUT, Operation::Register { id }),
+        [literal, operation] if is(literal, "operations") => {
+            (Method::GET, Operation::Poll { id, operation: (*operation).to_owned() })
         }
         _ => return None,
     };
-    Some((scope.to_owned(), operation))
+    let (method, operation) = operation;
+    Some((scope.to_owned(), (call.method == method).then_some(operation)))
 }
 
 impl Operation {
@@ -68,8 +67,7 @@ pub(super) fn answer(
     call: &Call,
     trace: &Trace,
 ) -> Answer {
-    act(service, dps_no, operation, call, trace)
-        .unwrap_or_else(|refusal| Answer::dps_refusal(&refusal, trace))
+    act(service, dps_no, operation, call).unwrap_or_else(|refusal| Answer::dps_refusal(&refusal, trace))
 }
 
 fn act(
@@ -77,13 +75,12 @@ fn act(
     dps_no: usize,
     operation: &Operation,
     call: &Call,
-    trace: &Trace,
 ) -> Result<Answer, DpsRefusal> {
     let version = call.parameter("api-version").unwrap_or_default();
     if !is_version_since(version, VERSION_FIRST) {
         return Err(DpsRefusal::new(400, 400_001, "The api-version is missing or not supported."));
     }
-    let (id, now) = (operation.id(), trace.now);
+    let id = operation.id();
     let token = match call.header("authorization").map(SasToken::read) {
         None => return Err(DpsRefusal::new(401, 401_000, "Unauthorized")),
         Some(read) => read.map_err(|_| DpsRefusal::unauthorized())?,
@@ -91,7 +88,12 @@ fn act(
     if call.body.len() > BODY_BYTES_MAX {
         return Err(DpsRefusal::new(413, 413_000, "The request body is too large."));
     }
-    let asked = service.with_world(|world, _| {
+    // Whatever a poll carries is not read: an SDK sends `{}`.
+    if !matches!(operation, Operation::Poll { .. }) && !call.is_json() {
+        return Err(DpsRefusal::media_type());
+    }
+    // The time is the world's: that of the request may be earlier, and another has been here since.
+    let asked = service.with_world(|world, now| {
         let scope = world.dps[dps_no].id_scope.clone();
         let path = ["registrations", id];
         let covers = Covers { roots: &[&scope], path: &path, scheme: false };
@@ -152,7 +154,7 @@ fn act(
 fn read_body(call: &Call, id: &str) -> Result<Option<Value>, DpsRefusal> {
     let mut body = call.object_or_empty().map_err(|problem| DpsRefusal::argument(problem.0))?;
     match body.get("registrationId") {
-        None | Some(Value::Null) => {}
+        None | Some(Value::Null) => return Err(DpsRefusal::argument("`registrationId` is missing")),
         Some(Value::String(told)) if told.eq_ignore_ascii_case(id) => {}
         Some(_) => return Err(DpsRefusal::argument("The registration IDs of path and body differ.")),
     }

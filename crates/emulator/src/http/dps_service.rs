@@ -112,6 +112,14 @@ impl Operation {
         }
     }
 
+    /// Whether a body is read.
+    fn has_body(&self) -> bool {
+        matches!(
+            self,
+            Operation::Put(..) | Operation::Query(_) | Operation::Bulk(_) | Operation::QueryRegistrations(_)
+        )
+    }
+
     fn reads(&self) -> bool {
         matches!(self.right(), Right::EnrollmentRead | Right::RegistrationStatusRead)
     }
@@ -125,7 +133,7 @@ pub(super) fn answer(
     call: &Call,
     trace: &Trace,
 ) -> Answer {
-    match act(service, dps_no, operation, call, trace) {
+    match act(service, dps_no, operation, call) {
         Ok(answer) => answer,
         Err(refusal) => {
             let unknown_body = matches!(refusal.status, 401 | 403 | 412 | 429);
@@ -139,18 +147,11 @@ pub(super) fn answer(
     }
 }
 
-fn act(
-    service: &Service,
-    dps_no: usize,
-    operation: &Operation,
-    call: &Call,
-    trace: &Trace,
-) -> Result<Answer, DpsRefusal> {
+fn act(service: &Service, dps_no: usize, operation: &Operation, call: &Call) -> Result<Answer, DpsRefusal> {
     if !call.parameter("api-version").is_some_and(|version| is_version_since(version, VERSION_FIRST)) {
         return Err(DpsRefusal::new(400, 400_001, "The api-version is missing or not supported."));
     }
-    let now = trace.now;
-    service.with_world(|world, _| {
+    service.with_world(|world, now| {
         let asked = Asked {
             policies: &world.dps[dps_no].policies,
             bearers: &service.bearers,
@@ -169,6 +170,9 @@ fn act(
         world.meter_dps(dps_no, DpsMetered::Service, now)?;
         if call.body.len() > BODY_BYTES_MAX {
             return Err(DpsRefusal::new(413, 413_000, "The request body is too large."));
+        }
+        if operation.has_body() && !call.is_json() {
+            return Err(DpsRefusal::media_type());
         }
         world.with_dps(dps_no, now, |dps, env| {
             let wrong = |problem: super::call::NoObject| DpsRefusal::argument(problem.0);

@@ -11,6 +11,7 @@ use super::answer::{Answer, Trace};
 use super::call::{Call, NoObject, is_version_since};
 use super::{Service, methods};
 use crate::auth::Right;
+use crate::clock::Time;
 use crate::world::{HubCode, HubRefusal, Metered, Object, Of, World};
 
 /// The first api-version that the live service was seen to take.
@@ -164,7 +165,7 @@ pub(super) async fn answer(
     call: &Call,
     trace: &Trace,
 ) -> Answer {
-    let held = service.with_world(|world, _| admit(service, world, hub_no, operation, call, trace));
+    let held = service.with_world(|world, now| admit(service, world, hub_no, operation, call, now));
     let answered = match held {
         Err(refusal) => Err(refusal),
         Ok(wait) => {
@@ -185,7 +186,7 @@ fn admit(
     hub_no: usize,
     operation: &Operation,
     call: &Call,
-    trace: &Trace,
+    now: Time,
 ) -> Result<Duration, HubRefusal> {
     if !call.parameter("api-version").is_some_and(|version| is_version_since(version, VERSION_FIRST)) {
         let message = "The api-version is missing or not supported";
@@ -201,7 +202,7 @@ fn admit(
         reads: operation.reads(),
         host: &hub.host,
         scheme,
-        now: trace.now,
+        now,
     };
     match access::check(call, &asked) {
         Access::Granted => {}
@@ -214,7 +215,7 @@ fn admit(
         Access::Forbidden => return Err(HubRefusal::unauthorized_access()),
     }
     let (what, uses) = operation.metered(call);
-    hub.meter(what, uses, &throttle, trace.now)
+    hub.meter(what, uses, &throttle, now)
 }
 
 fn act(
@@ -222,7 +223,7 @@ fn act(
     hub_no: usize,
     operation: &Operation,
     call: &Call,
-    now: crate::clock::Time,
+    now: Time,
 ) -> Result<Answer, HubRefusal> {
     let random = Arc::clone(&world.random);
     let hub = &mut world.hubs[hub_no];

@@ -72,14 +72,14 @@ pub(super) async fn invoke(
         let found = service.with_world(|world, now| {
             let hub = &world.hubs[hub_no];
             let identity = hub.seen(&target.device, now).filter(|identity| identity.enabled);
-            let Some(identity) = identity else {
-                let refusal = HubRefusal::device_not_found(&target.device);
-                return Err(match world.switches.method_missing {
-                    MethodMissing::Plain => refusal,
-                    MethodMissing::Nested => HubRefusal::nested(refusal.code, refusal.message),
-                });
+            let found = match identity {
+                None => Err(HubRefusal::device_not_found(&target.device)),
+                Some(identity) => identity.one_of(target.of()).map(|_| identity.connected),
             };
-            Ok(identity.connected)
+            found.map_err(|refusal| match world.switches.method_missing {
+                MethodMissing::Plain => refusal,
+                MethodMissing::Nested => HubRefusal::nested(refusal.code, refusal.message),
+            })
         })?;
         let now = service.clock.now();
         if found {

@@ -15,6 +15,9 @@ mod methods;
 mod tls;
 mod webhook;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +64,8 @@ pub(crate) struct Service {
     pub(crate) words: Option<mpsc::UnboundedSender<Word>>,
     pub(crate) control: Option<Option<Secret>>,
     pub(crate) state_file: Option<std::path::PathBuf>,
+    /// Held while the state file is being written.
+    pub(crate) saving: Mutex<()>,
     pub(crate) questions: Semaphore,
     pub(crate) webhook_tls: Arc<rustls::ClientConfig>,
     pub(crate) webhook_timeout: Duration,
@@ -105,6 +110,7 @@ impl Service {
             words: parts.words,
             control: parts.control,
             state_file: parts.state_file,
+            saving: Mutex::new(()),
             questions: Semaphore::new(webhook::QUESTIONS_MAX),
             webhook_tls: parts.webhook_tls,
             webhook_timeout: parts.webhook_timeout,
@@ -235,7 +241,7 @@ fn failed(routed: &Routed, fault: Option<&FailNext>, trace: &Trace) -> Answer {
         Routed::Dps(..) | Routed::Device(..) => {
             Answer::dps_refusal(&DpsRefusal::new(status, code, message), trace)
         }
-        Routed::Hub(..) => {
+        Routed::Hub(_, operation) => {
             let code = HubCode::of_number(code).unwrap_or(match status {
                 429 => HubCode::ThrottlingBacklogTimeout,
                 401 => HubCode::IotHubUnauthorizedAccess,
@@ -243,7 +249,11 @@ fn failed(routed: &Routed, fault: Option<&FailNext>, trace: &Trace) -> Answer {
                 503 => HubCode::ServiceUnavailable,
                 _ => HubCode::ServerError,
             });
-            let mut answer = Answer::hub_refusal(&HubRefusal::new(code, message), trace);
+            let refusal = match operation {
+                hub::Operation::Method(_) => HubRefusal::nested(code, message),
+                _ => HubRefusal::new(code, message),
+            };
+            let mut answer = Answer::hub_refusal(&refusal, trace);
             answer.status = status;
             answer
         }
@@ -284,9 +294,10 @@ fn route(world: &World, call: &Call, trace: &Trace) -> Routed {
         && let Some((scope, operation)) = device::route(call)
     {
         let no = world.dps.iter().position(|dps| dps.id_scope.eq_ignore_ascii_case(&scope));
-        return match no {
-            Some(no) => Routed::Device(no, operation),
-            None => refuse(DpsRefusal::new(404, 404_208, format!("ID scope {scope} was not found."))),
+        return match (no, operation) {
+            (Some(no), Some(operation)) => Routed::Device(no, operation),
+            (_, None) => refuse(DpsRefusal::new(405, 405_000, "The method is not allowed here.")),
+            (None, _) => refuse(DpsRefusal::new(404, 404_208, format!("ID scope {scope} was not found."))),
         };
     }
     if let Some(no) = dps_no.or((local && !world.dps.is_empty()).then_some(0)) {

@@ -1,5 +1,7 @@
 //! Bulk registry operations (IoT Hub REST API, bulk CRUD).
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::fields::Object;
@@ -33,11 +35,19 @@ impl Hub {
                 format!("At most {BULK_MAX} devices at once"),
             ));
         }
-        let mut errors = Vec::new();
+        let mut named = BTreeSet::new();
         for item in items {
             let Value::Object(item) = item else {
                 return Err(HubRefusal::argument("An item must be an object"));
             };
+            let (id, module) = (text(item, "id"), text(item, "moduleId"));
+            if !named.insert((id.clone(), module)) {
+                let message = format!("Device '{}' is defined multiple times", id.unwrap_or_default());
+                return Err(HubRefusal::new(HubCode::DeviceDefinedMultipleTimes, message));
+            }
+        }
+        let mut errors = Vec::new();
+        for item in items.iter().filter_map(Value::as_object) {
             let id = text(item, "id").unwrap_or_default();
             let module = text(item, "moduleId");
             let mode = text(item, "importMode").unwrap_or_else(|| "create".to_owned());

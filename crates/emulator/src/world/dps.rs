@@ -1,6 +1,6 @@
 //! One DPS instance, and its service API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,8 +29,8 @@ pub(crate) const BULK_MAX: usize = 10;
 /// Most individual enrollments, and most registrations, of an instance (DPS, limits).
 pub(crate) const ENROLLMENTS_MAX: usize = 1_000_000;
 
-/// Most symmetric-key and X.509 groups of an instance together (DPS, limits: 100 of each).
-const GROUPS_MAX: usize = 200;
+/// Most groups of an instance of each attestation (DPS, limits: 100 with symmetric keys, 100 with X.509).
+const GROUPS_MAX: usize = 100;
 
 /// Longest text of a query, in bytes: SDKs send a few words.
 const QUERY_BYTES_MAX: usize = 4_096;
@@ -50,12 +50,14 @@ pub(crate) struct Dps {
     pub(crate) individual: BTreeMap<Key, Enrollment>,
     pub(crate) groups: BTreeMap<Key, Enrollment>,
     pub(crate) registrations: BTreeMap<Key, Registration>,
+    /// The registrations of each group that has any: a query of a group walks over no other's.
+    members: BTreeMap<Key, BTreeSet<Key>>,
     /// Every call of the service API, and every register (DPS, limits).
     pub(crate) operations: Bucket,
     /// Registers (DPS, limits).
     pub(crate) registers: Bucket,
     /// How long reads tell what is no longer so.
-    pub(crate) lie: Duration,
+    lie: Duration,
     pub(crate) former_registrations: Former<Key, Registration>,
     pub(crate) former_enrollments: Former<Key, Enrollment>,
 }
@@ -76,7 +78,44 @@ enum Mode {
     Delete,
 }
 
+/// An instance as it was configured, with nothing in it.
+pub(super) struct Plan {
+    pub(super) id_scope: String,
+    pub(super) host: String,
+    pub(super) policies: Policies,
+    pub(super) allocation: Allocation,
+    pub(super) linked: Vec<Linked>,
+    pub(super) assigning: Duration,
+    pub(super) retry_after_s: u64,
+    pub(super) moving: Moving,
+    pub(super) overlap: Duration,
+}
+
 impl Dps {
+    pub(super) fn new(plan: Plan) -> Self {
+        Self {
+            id_scope: plan.id_scope,
+            host: plan.host,
+            policies: plan.policies,
+            allocation: plan.allocation,
+            linked_hosts: plan.linked.iter().map(|linked| Arc::clone(&linked.host)).collect(),
+            linked: plan.linked,
+            assigning: plan.assigning,
+            retry_after_s: plan.retry_after_s,
+            moving: plan.moving,
+            overlap: plan.overlap,
+            individual: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            registrations: BTreeMap::new(),
+            members: BTreeMap::new(),
+            operations: Default::default(),
+            registers: Default::default(),
+            lie: Duration::ZERO,
+            former_registrations: Default::default(),
+            former_enrollments: Default::default(),
+        }
+    }
+
     fn book(&self, kind: Kind) -> &BTreeMap<Key, Enrollment> {
         match kind {
             Kind::Individual => &self.individual,
@@ -101,6 +140,13 @@ impl Dps {
         let lies = kind == Kind::Individual && !self.lie.is_zero();
         let former = lies.then(|| self.former_enrollments.get(key, now)).flatten();
         former.unwrap_or_else(|| self.book(kind).get(key))
+    }
+
+    /// Sets how long reads lie of changes from now on. Those before are seen at once.
+    pub(crate) fn set_lie(&mut self, lie: Duration) {
+        self.lie = lie;
+        self.former_registrations.clear();
+        self.former_enrollments.clear();
     }
 
     /// To be called before a registration changes.
@@ -135,20 +181,21 @@ impl Dps {
         env: &Env<'_>,
     ) -> Result<Object, DpsRefusal> {
         check_id(id, env.switches)?;
-        match body.get(kind.id_field()).and_then(Value::as_str) {
+        let field = kind.id_field();
+        match body.get(field).and_then(Value::as_str) {
+            None => return Err(DpsRefusal::argument(format!("`{field}` is missing"))),
             Some(told) if !told.eq_ignore_ascii_case(id) => {
-                let field = kind.id_field();
                 return Err(DpsRefusal::argument(format!(
                     "`{field}` is `{told}` in the body, `{id}` in the path"
                 )));
             }
-            _ => {}
+            Some(_) => {}
         }
         let key = Key::of(id);
         let former = self.book(kind).get(&key);
         match (former, if_match) {
             (Some(_), None) => return Err(kind.conflict()),
-            (Some(former), Some(told)) if !etag::names(told, &former.etag.dps()) => {
+            (Some(former), Some(told)) if !etag::names_dps(told, former.etag) => {
                 return Err(DpsRefusal::precondition_failed(env.switches));
             }
             (None, Some(_)) => match env.switches.write_to_missing {
@@ -160,13 +207,10 @@ impl Dps {
             },
             _ => {}
         }
-        let most = if kind == Kind::Group { GROUPS_MAX } else { ENROLLMENTS_MAX };
-        if former.is_none() && self.book(kind).len() >= most {
-            return Err(DpsRefusal::new(
-                403,
-                env.switches.forbidden_code,
-                "The quota of this service is used up.",
-            ));
+        let full =
+            || DpsRefusal::new(403, env.switches.forbidden_code, "The quota of this service is used up.");
+        if kind == Kind::Individual && former.is_none() && self.individual.len() >= ENROLLMENTS_MAX {
+            return Err(full());
         }
         let status_is_null = body.get("provisioningStatus").is_some_and(Value::is_null);
         let (now, random, switches) = (env.now, env.random, env.switches);
@@ -174,6 +218,13 @@ impl Dps {
         let lowered = (switches.registration_id_case == IdCase::Lower).then(|| id.to_ascii_lowercase());
         let id = lowered.as_deref().unwrap_or(id);
         let enrollment = Enrollment::read(kind, id, body, former, &around)?;
+        let alike = |group: &Enrollment| {
+            std::mem::discriminant(&group.attestation) == std::mem::discriminant(&enrollment.attestation)
+        };
+        let joins = kind == Kind::Group && !former.is_some_and(alike);
+        if joins && self.groups.values().filter(|group| alike(group)).count() >= GROUPS_MAX {
+            return Err(full());
+        }
         let mut shown = enrollment.show(kind, View::Written);
         if status_is_null {
             // The answer echoes the null that was sent; what is stored is the default.
@@ -209,7 +260,7 @@ impl Dps {
     ) -> Result<(), DpsRefusal> {
         let key = Key::of(id);
         let enrollment = self.book(kind).get(&key).ok_or_else(|| kind.not_found())?;
-        if if_match.is_some_and(|told| !etag::names(told, &enrollment.etag.dps())) {
+        if if_match.is_some_and(|told| !etag::names_dps(told, enrollment.etag)) {
             return Err(DpsRefusal::precondition_failed(env.switches));
         }
         self.remember_enrollment(kind, &key, env.now);
@@ -337,7 +388,7 @@ impl Dps {
     ) -> Result<(), DpsRefusal> {
         let key = Key::of(id);
         let registration = self.registrations.get(&key).ok_or_else(DpsRefusal::registration_not_found)?;
-        if if_match.is_some_and(|told| !etag::names(told, &registration.etag.dps())) {
+        if if_match.is_some_and(|told| !etag::names_dps(told, registration.etag)) {
             return Err(DpsRefusal::precondition_failed(env.switches));
         }
         if registration.pending.is_some() {
@@ -345,8 +396,39 @@ impl Dps {
             return Err(registration_conflict());
         }
         self.remember_registration(&key, env.now);
+        self.regroup(&key, None);
         self.registrations.remove(&key);
         Ok(())
+    }
+
+    /// Puts a registration into a group, or into none, out of the one where it was.
+    pub(crate) fn regroup(&mut self, key: &Key, group: Option<&str>) {
+        let Some(registration) = self.registrations.get_mut(key) else { return };
+        let former = std::mem::replace(&mut registration.group, group.map(Into::into));
+        if let Some(former) = former.as_deref().map(Key::of)
+            && let Some(members) = self.members.get_mut(&former)
+        {
+            members.remove(key);
+            if members.is_empty() {
+                self.members.remove(&former);
+            }
+        }
+        if let Some(group) = group {
+            self.members.entry(Key::of(group)).or_default().insert(key.clone());
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn groups_with_members(&self) -> Vec<&str> {
+        self.members.keys().map(Key::text).collect()
+    }
+
+    /// Takes a registration over as it is, in place of the one that was there.
+    pub(crate) fn restore(&mut self, key: Key, mut registration: Registration) {
+        self.regroup(&key, None);
+        let group = registration.group.take();
+        self.registrations.insert(key.clone(), registration);
+        self.regroup(&key, group.as_deref());
     }
 
     /// The registrations of an enrollment group.
@@ -362,9 +444,9 @@ impl Dps {
             return Err(DpsRefusal::group_not_found());
         }
         let from = start(request)?;
-        let rows = self.registrations.range((from, Bound::Unbounded)).filter(|(_, registration)| {
-            registration.group.as_deref().is_some_and(|of| of.eq_ignore_ascii_case(group))
-        });
+        let members = self.members.get(&Key::of(group)).into_iter();
+        let members = members.flat_map(|members| members.range((from.clone(), Bound::Unbounded)));
+        let rows = members.filter_map(|key| Some((key, self.registrations.get(key)?)));
         let rows =
             rows.map(|(key, registration)| (key.text().to_owned(), Value::Object(registration.show())));
         Ok(page::cut(rows, rows_max(request, env.switches), "DeviceRegistration"))
@@ -372,10 +454,19 @@ impl Dps {
 
     /// The symmetric-key groups, by ID.
     pub(crate) fn symmetric_groups(&self) -> impl Iterator<Item = (&Enrollment, &str, &str)> {
-        self.groups.values().filter_map(|group| match &group.attestation {
-            Attestation::SymmetricKey { primary, secondary } => Some((group, &**primary, &**secondary)),
-            _ => None,
-        })
+        self.groups.values().filter_map(with_keys)
+    }
+
+    /// One symmetric-key group.
+    pub(crate) fn symmetric_group(&self, id: &Key) -> Option<(&Enrollment, &str, &str)> {
+        self.groups.get(id).and_then(with_keys)
+    }
+}
+
+fn with_keys(group: &Enrollment) -> Option<(&Enrollment, &str, &str)> {
+    match &group.attestation {
+        Attestation::SymmetricKey { primary, secondary } => Some((group, primary, secondary)),
+        _ => None,
     }
 }
 

@@ -13,6 +13,10 @@ use super::twin::Twin;
 use crate::auth::{DeviceKey, decode_key, mint_key};
 use crate::clock::{Randomness, Time};
 use crate::config::{InvalidReprovisionPolicy, Switches, WriteWithoutKeys};
+use crate::version::is_version_since;
+
+/// The first api-version that webhooks are asked in (DPS, custom allocation policies).
+const WEBHOOK_VERSION_FIRST: &str = "2018-09-01";
 
 /// Which of the two kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -362,6 +366,10 @@ fn read_attestation(
             )));
         }
     };
+    // Kept, they would be shown to readers and webhooks, keys and all.
+    if let Some(other) = ["symmetricKey", "tpm", "x509"].into_iter().find(|other| attestation.holds(other)) {
+        return Err(wrong(format!("`attestation.{other}` does not belong to `attestation.type` {told}")));
+    }
     fields.put_back("attestation", attestation);
     Ok(read)
 }
@@ -410,8 +418,10 @@ fn read_webhook(fields: &mut Fields) -> Result<Option<Box<Webhook>>, DpsRefusal>
         return Err(wrong("`customAllocationDefinition.webhookUrl` must be a URL".to_owned()));
     }
     let api_version = definition.text("apiVersion").map_err(wrong)?.unwrap_or_default();
-    if api_version.is_empty() {
-        return Err(wrong("`customAllocationDefinition.apiVersion` is missing".to_owned()));
+    if !is_version_since(&api_version, WEBHOOK_VERSION_FIRST) {
+        return Err(wrong(format!(
+            "`customAllocationDefinition.apiVersion` must be {WEBHOOK_VERSION_FIRST}-preview or later"
+        )));
     }
     fields.put_back("customAllocationDefinition", definition);
     Ok(Some(Box::new(Webhook { url, api_version })))

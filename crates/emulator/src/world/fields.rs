@@ -54,6 +54,11 @@ impl Fields {
         }
     }
 
+    /// Whether something is left under a name, however its case is.
+    pub(crate) fn holds(&self, name: &str) -> bool {
+        self.0.iter().any(|(key, value)| !value.is_null() && key.eq_ignore_ascii_case(name))
+    }
+
     /// Keeps what is left of a nested object under its name.
     pub(crate) fn put_back(&mut self, name: &str, rest: Fields) {
         if let Some(rest) = rest.rest() {

@@ -1,6 +1,8 @@
 //! What was: the state before a recent change, for reads that lag behind or lie.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::time::Duration;
 
 use crate::clock::Time;
@@ -45,10 +47,31 @@ impl<K: Ord + Clone, V> Former<K, V> {
         (*until > now).then_some(value.as_ref())
     }
 
-    /// All that a reader that lags sees otherwise than the present.
-    pub(crate) fn all(&self, now: Time) -> impl Iterator<Item = (&K, Option<&V>)> {
-        let held = self.by_key.iter().filter(move |(_, (until, _))| *until > now);
+    /// The same, with the key as it is kept.
+    pub(crate) fn get_entry<Q>(&self, key: &Q, now: Time) -> Option<(&K, Option<&V>)>
+    where
+        K: Borrow<Q>,
+        Q: Ord + ?Sized,
+    {
+        let (key, (until, value)) = self.by_key.get_key_value(key)?;
+        (*until > now).then_some((key, value.as_ref()))
+    }
+
+    /// All beyond `from` that a reader that lags sees otherwise than the present, by key.
+    pub(crate) fn range<Q>(&self, from: Bound<&Q>, now: Time) -> impl Iterator<Item = (&K, Option<&V>)>
+    where
+        K: Borrow<Q>,
+        Q: Ord + ?Sized,
+    {
+        let held = self.by_key.range::<Q, _>((from, Bound::Unbounded));
+        let held = held.filter(move |(_, (until, _))| *until > now);
         held.map(|(key, (_, value))| (key, value.as_ref()))
+    }
+
+    /// Forgets everything: whoever reads sees the present.
+    pub(crate) fn clear(&mut self) {
+        self.by_key.clear();
+        self.order.clear();
     }
 
     fn forget(&mut self, now: Time) {

@@ -58,11 +58,14 @@ pub(crate) struct Hub {
     pub(crate) tier: Tier,
     pub(crate) units: u32,
     pub(crate) devices: BTreeMap<Box<str>, Identity>,
+    /// Of the devices, those that are enabled, and those that are connected: statistics count nobody anew.
+    enabled: usize,
+    connected: usize,
     /// Nobody reaches it, and nobody stays connected.
     pub(crate) out: bool,
-    pub(crate) query_lag: Duration,
+    query_lag: Duration,
     /// How long reads tell what is no longer so.
-    pub(crate) lie: Duration,
+    lie: Duration,
     lagging: Former<Box<str>, Identity>,
     lied: Former<Box<str>, Identity>,
     buckets: [Bucket; 6],
@@ -89,6 +92,8 @@ impl Hub {
             tier,
             units,
             devices: BTreeMap::new(),
+            enabled: 0,
+            connected: 0,
             out: false,
             query_lag,
             lie: Duration::ZERO,
@@ -147,7 +152,8 @@ impl Hub {
         })
     }
 
-    /// Reserves one registry operation for DPS, which waits as long as it must: its operations are bounded already.
+    /// Reserves one registry operation for DPS, which waits as long as it must: one for each registration under way, so
+    /// at most a million for each instance that is linked to the hub, and its refusal would be no answer to anybody.
     pub(crate) fn reserve_registry(&mut self, throttle: &Throttle, now: Time) -> Duration {
         if !throttle.enabled {
             return Duration::ZERO;
@@ -155,6 +161,18 @@ impl Hub {
         let rate = self.rate(Metered::Registry, throttle.factor);
         let bucket = &mut self.buckets[Metered::Registry as usize];
         bucket.shape(rate, 1, Duration::MAX, now).unwrap_or_default()
+    }
+
+    /// Sets how long queries lag behind changes from now on. Those before are seen at once.
+    pub(crate) fn set_query_lag(&mut self, lag: Duration) {
+        self.query_lag = lag;
+        self.lagging.clear();
+    }
+
+    /// Sets how long reads lie of changes from now on. Those before are seen at once.
+    pub(crate) fn set_lie(&mut self, lie: Duration) {
+        self.lie = lie;
+        self.lied.clear();
     }
 
     /// To be called before an identity or its twin changes.
@@ -170,6 +188,14 @@ impl Hub {
         former.unwrap_or_else(|| self.devices.get(id))
     }
 
+    /// One identity as queries see it, under its ID as it is stored.
+    pub(crate) fn seen_by_query(&self, id: &str, now: Time) -> Option<(&str, &Identity)> {
+        match self.lagging.get_entry(id, now) {
+            Some((id, former)) => Some((&**id, former?)),
+            None => self.devices.get_key_value(id).map(|(id, identity)| (&**id, identity)),
+        }
+    }
+
     /// All identities as queries see them, which lag, by ID and after `after`.
     pub(crate) fn seen_by_queries(
         &self,
@@ -177,16 +203,11 @@ impl Hub {
         now: Time,
     ) -> impl Iterator<Item = (&str, &Identity)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let former: BTreeMap<&str, Option<&Identity>> = self
-            .lagging
-            .all(now)
-            .filter(|(id, _)| after.is_none_or(|after| ***id > *after))
-            .map(|(id, identity)| (&**id, identity))
-            .collect();
+        let former = self.lagging.range::<str>(from, now).map(|(id, identity)| (&**id, identity));
         let present =
             self.devices.range::<str, _>((from, Bound::Unbounded)).map(|(id, identity)| (&**id, identity));
         let mut present = present.peekable();
-        let mut former = former.into_iter().peekable();
+        let mut former = former.peekable();
         // Both go by ID; what was stands for what is.
         let mut merged = std::iter::from_fn(move || match (present.peek(), former.peek()) {
             (Some((is, _)), Some((was, _))) if is < was => {
@@ -221,13 +242,28 @@ impl Hub {
 
     pub(crate) fn insert(&mut self, id: &str, identity: Identity, now: Time) {
         self.remember(id, now);
-        self.devices.insert(id.into(), identity);
+        self.restore(id.into(), identity);
+    }
+
+    /// Puts an identity in that nobody sees come: out of a state file, or in place of one that was remembered.
+    pub(crate) fn restore(&mut self, id: Box<str>, identity: Identity) {
+        self.enabled += usize::from(identity.enabled);
+        self.connected += usize::from(identity.connected);
+        let former = self.devices.insert(id, identity);
+        self.uncount(former.as_ref());
+    }
+
+    /// No longer counts an identity that is gone.
+    fn uncount(&mut self, gone: Option<&Identity>) {
+        self.enabled -= usize::from(gone.is_some_and(|gone| gone.enabled));
+        self.connected -= usize::from(gone.is_some_and(|gone| gone.connected));
     }
 
     /// Takes an identity out. Its connection drops.
     pub(crate) fn remove(&mut self, id: &str, now: Time) -> Option<Identity> {
         self.remember(id, now);
         let mut removed = self.devices.remove(id)?;
+        self.uncount(Some(&removed));
         if std::mem::take(&mut removed.connected) {
             self.thrown.push(id.into());
         }
@@ -251,6 +287,7 @@ impl Hub {
                 self.thrown.push(id.clone());
             }
         }
+        self.connected = 0;
         self.thrown.len() - before
     }
 
@@ -267,7 +304,7 @@ impl Hub {
         }
         let identity = self.devices.get_mut(id).filter(|identity| identity.enabled);
         let identity = identity.ok_or(NotConnected::Unauthorized)?;
-        identity.connected = true;
+        self.connected += usize::from(!std::mem::replace(&mut identity.connected, true));
         identity.connection_updated = now;
         identity.last_activity = now;
         Ok(())
@@ -278,6 +315,7 @@ impl Hub {
         let Some(identity) = self.devices.get_mut(id) else { return false };
         let was = std::mem::take(&mut identity.connected);
         if was {
+            self.connected -= 1;
             identity.connection_updated = now;
             self.thrown.push(id.into());
         }
@@ -347,7 +385,7 @@ impl Hub {
     /// GET of a twin.
     pub(crate) fn twin(&self, of: Of<'_>, now: Time) -> Result<Object, HubRefusal> {
         let device = self.seen(of.device, now).ok_or_else(|| HubRefusal::device_not_found(of.device))?;
-        Ok(one_of(device, of)?.show_twin(of))
+        Ok(device.one_of(of)?.show_twin(of))
     }
 
     /// PATCH (`replaces` false) or PUT of a twin.
@@ -398,7 +436,7 @@ impl Hub {
 
     /// GET of a module.
     pub(crate) fn module(&self, of: Of<'_>) -> Result<Object, HubRefusal> {
-        Ok(one_of(self.enabled_for_modules(of.device)?, of)?.show(of))
+        Ok(self.enabled_for_modules(of.device)?.one_of(of)?.show(of))
     }
 
     /// PUT of a module.
@@ -452,7 +490,7 @@ impl Hub {
         let of = Of { device, module: Some(module) };
         let told = if_match.ok_or_else(|| HubRefusal::new(HubCode::PreconditionFailed, "Etag missing"))?;
         let mut changed = self.enabled_for_modules(device)?.clone();
-        if !etag::names(told, &one_of(&changed, of)?.etag.hub()) {
+        if !etag::names(told, &changed.one_of(of)?.etag.hub()) {
             return Err(HubRefusal::stale());
         }
         if let Some(modules) = changed.modules.as_mut() {
@@ -470,8 +508,7 @@ impl Hub {
 
     /// `/statistics/devices`.
     pub(crate) fn device_statistics(&self) -> Object {
-        let enabled = self.devices.values().filter(|identity| identity.enabled).count();
-        let total = self.devices.len();
+        let (enabled, total) = (self.enabled, self.devices.len());
         let mut shown = Object::new();
         shown.insert("totalDeviceCount".to_owned(), json!(total));
         shown.insert("enabledDeviceCount".to_owned(), json!(enabled));
@@ -481,16 +518,19 @@ impl Hub {
 
     /// Devices that are connected.
     pub(crate) fn connected(&self) -> usize {
-        self.devices.values().filter(|identity| identity.connected).count()
+        self.connected
     }
 }
 
-fn one_of<'a>(device: &'a Identity, of: Of<'_>) -> Result<&'a Identity, HubRefusal> {
-    match of.module {
-        None => Ok(device),
-        Some(module) => {
-            let found = device.modules.as_ref().and_then(|modules| modules.get(module));
-            found.ok_or_else(|| module_not_found(of))
+impl Identity {
+    /// This device, or one of its modules.
+    pub(crate) fn one_of(&self, of: Of<'_>) -> Result<&Identity, HubRefusal> {
+        match of.module {
+            None => Ok(self),
+            Some(module) => {
+                let found = self.modules.as_ref().and_then(|modules| modules.get(module));
+                found.ok_or_else(|| module_not_found(of))
+            }
         }
     }
 }

@@ -41,6 +41,7 @@ pub(crate) use refusal::{DpsRefusal, Envelope, HubCode, HubRefusal};
 pub(crate) use register::{Registered, WebhookAnswer, WebhookCall};
 pub(crate) use registration::{Failure, operation_id};
 pub use saved::LoadError;
+pub(crate) use saved::write as write_state;
 pub(crate) use seed::SEED_MAX;
 pub(crate) use traffic::{ArmRefusal, Profile};
 pub(crate) use twin::Twin;
@@ -252,24 +253,15 @@ fn new_dps(told: &DpsConfig, hubs: &[Hub]) -> Dps {
             Some(Linked { host: Arc::clone(&hub.host), weight: link.weight, latency_ms: link.latency_ms })
         })
         .collect();
-    Dps {
+    Dps::new(dps::Plan {
         id_scope: told.id_scope.clone(),
         host: told.host.to_ascii_lowercase(),
         policies: policies(&told.policies),
         allocation: told.allocation,
-        linked_hosts: linked.iter().map(|linked| Arc::clone(&linked.host)).collect(),
         linked,
         assigning: Duration::from_millis(told.assigning_ms),
         retry_after_s: told.retry_after_s,
         moving: told.moving,
         overlap: Duration::from_millis(told.overlap_ms),
-        individual: BTreeMap::new(),
-        groups: BTreeMap::new(),
-        registrations: BTreeMap::new(),
-        operations: Default::default(),
-        registers: Default::default(),
-        lie: Duration::ZERO,
-        former_registrations: Default::default(),
-        former_enrollments: Default::default(),
-    }
+    })
 }

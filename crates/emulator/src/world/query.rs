@@ -3,6 +3,7 @@
 //! `OR`, `NOT`, parentheses, `is_defined(path)` and `startswith(path, 'text')`.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -15,6 +16,9 @@ use crate::clock::Time;
 
 /// Longest text of a query, in bytes.
 const QUERY_BYTES_MAX: usize = 16_384;
+
+/// Most terms of a query: columns, comparisons, and values of `IN` lists. Each is looked at for every device.
+const TERMS_MAX: usize = 100;
 
 /// Deepest nesting of a condition: parentheses and `NOT` are read by recursion.
 const NESTING_MAX: usize = 32;
@@ -64,12 +68,17 @@ impl Query {
     /// Reads a query; none where it is none.
     pub(crate) fn read(text: &str) -> Option<Self> {
         let tokens = (text.len() <= QUERY_BYTES_MAX).then(|| tokens(text)).flatten()?;
-        let mut reader = Reader { tokens, at: 0, depth: 0 };
+        let mut reader = Reader { tokens, at: 0, depth: 0, terms: 0 };
         reader.query()
     }
 
     fn accepts(&self, id: &str, identity: &Identity) -> bool {
-        self.condition.as_ref().is_none_or(|condition| condition.holds(id, identity))
+        self.condition.as_ref().is_none_or(|condition| condition.holds(id, identity) == Some(true))
+    }
+
+    /// The only devices that the condition can choose, where it names them; none where it may choose any.
+    fn device_ids(&self) -> Option<BTreeSet<&str>> {
+        self.condition.as_ref()?.device_ids()
     }
 
     fn row(&self, id: &str, identity: &Identity) -> Value {
@@ -98,7 +107,16 @@ impl Hub {
                 page::continued(token).ok_or_else(|| HubRefusal::argument("Invalid continuation token"))?,
             ),
         };
-        let rows = self.seen_by_queries(after.as_deref(), now);
+        let after = after.as_deref();
+        // Named devices are looked up: what asks for a hundred of them does not walk over all others.
+        let rows: Box<dyn Iterator<Item = (&str, &Identity)>> = match query.device_ids() {
+            Some(ids) => {
+                let ids = ids.into_iter().filter(|id| after.is_none_or(|after| *id > after));
+                let found: Vec<_> = ids.filter_map(|id| self.seen_by_query(id, now)).collect();
+                Box::new(found.into_iter())
+            }
+            None => Box::new(self.seen_by_queries(after, now)),
+        };
         let mut rows = rows.filter(|(id, identity)| query.accepts(id, identity));
         match &query.columns {
             Columns::Count(name) => {
@@ -130,30 +148,52 @@ fn order(a: &Value, b: &Value) -> Option<Ordering> {
 }
 
 impl Condition {
-    fn holds(&self, id: &str, identity: &Identity) -> bool {
+    fn device_ids(&self) -> Option<BTreeSet<&str>> {
+        let is_id = |path: &Path| path.len() == 1 && path[0] == "deviceId";
+        match self {
+            Condition::Compare(path, "=", value) if is_id(path) => Some(value.as_str().into_iter().collect()),
+            Condition::In(path, values) if is_id(path) => {
+                Some(values.iter().filter_map(Value::as_str).collect())
+            }
+            Condition::And(a, b) => a.device_ids().or_else(|| b.device_ids()),
+            Condition::Or(a, b) => Some(a.device_ids()?.into_iter().chain(b.device_ids()?).collect()),
+            _ => None,
+        }
+    }
+
+    /// Whether the condition holds; none where that cannot be told, because something it compares is not there. So
+    /// neither `a = 1` nor `NOT a = 1` chooses a device without `a`.
+    fn holds(&self, id: &str, identity: &Identity) -> Option<bool> {
         match self {
             Condition::Compare(path, sign, expected) => {
-                // What is not there compares with nothing, not even as different.
-                let Some(found) = value(id, identity, path) else { return false };
-                let order = order(&found, expected);
-                match *sign {
+                let order = order(&value(id, identity, path)?, expected);
+                Some(match *sign {
                     "=" => order == Some(Ordering::Equal),
                     "!=" => order != Some(Ordering::Equal),
                     "<" => order == Some(Ordering::Less),
                     ">" => order == Some(Ordering::Greater),
                     "<=" => matches!(order, Some(Ordering::Less | Ordering::Equal)),
                     _ => matches!(order, Some(Ordering::Greater | Ordering::Equal)),
-                }
+                })
             }
-            Condition::In(path, values) => value(id, identity, path).is_some_and(|found| {
-                values.iter().any(|value| order(&found, value) == Some(Ordering::Equal))
-            }),
-            Condition::IsDefined(path) => value(id, identity, path).is_some(),
-            Condition::StartsWith(path, start) => value(id, identity, path)
-                .is_some_and(|found| found.as_str().is_some_and(|text| text.starts_with(start))),
-            Condition::Not(inner) => !inner.holds(id, identity),
-            Condition::And(a, b) => a.holds(id, identity) && b.holds(id, identity),
-            Condition::Or(a, b) => a.holds(id, identity) || b.holds(id, identity),
+            Condition::In(path, values) => {
+                let found = value(id, identity, path)?;
+                Some(values.iter().any(|value| order(&found, value) == Some(Ordering::Equal)))
+            }
+            Condition::IsDefined(path) => Some(value(id, identity, path).is_some()),
+            Condition::StartsWith(path, start) => {
+                let found = value(id, identity, path)?;
+                Some(found.as_str().is_some_and(|text| text.starts_with(start)))
+            }
+            Condition::Not(inner) => inner.holds(id, identity).map(|holds| !holds),
+            Condition::And(a, b) => match (a.holds(id, identity), b.holds(id, identity)) {
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (a, b) => a.and(b),
+            },
+            Condition::Or(a, b) => match (a.holds(id, identity), b.holds(id, identity)) {
+                (Some(true), _) | (_, Some(true)) => Some(true),
+                (a, b) => a.and(b),
+            },
         }
     }
 }
@@ -188,6 +228,7 @@ struct Reader {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
+    terms: usize,
 }
 
 impl Reader {
@@ -223,6 +264,7 @@ impl Reader {
                 Some(()) => self.path()?.join("."),
                 None => path.last()?.clone(),
             };
+            self.term()?;
             paths.push((path, name));
             if self.sign(",").is_none() {
                 return Some(Columns::Paths(paths));
@@ -265,6 +307,7 @@ impl Reader {
             self.sign(")")?;
             return Some(inner);
         }
+        self.term()?;
         if self.word("is_defined").is_some() {
             self.sign("(")?;
             let path = self.path()?;
@@ -284,6 +327,7 @@ impl Reader {
             self.sign("[")?;
             let mut values = vec![self.literal()?];
             while self.sign(",").is_some() {
+                self.term()?;
                 values.push(self.literal()?);
             }
             self.sign("]")?;
@@ -291,6 +335,12 @@ impl Reader {
         }
         let sign = ["=", "!=", "<=", ">=", "<", ">"].into_iter().find(|sign| self.sign(sign).is_some())?;
         Some(Condition::Compare(path, sign, self.literal()?))
+    }
+
+    /// Counts one more term; none where there are too many.
+    fn term(&mut self) -> Option<()> {
+        self.terms += 1;
+        (self.terms <= TERMS_MAX).then_some(())
     }
 
     fn literal(&mut self) -> Option<Value> {
@@ -370,6 +420,46 @@ mod tests {
             0
         );
         assert_eq!(ids("SELECT deviceId FROM devices WHERE tags.none != 1").len(), 0);
+        assert_eq!(ids("SELECT * FROM devices WHERE NOT tags.none = 1").len(), 0);
+        assert_eq!(ids("SELECT * FROM devices WHERE NOT (tags.none = 1 OR tags.ring = 9)").len(), 0);
+        assert_eq!(ids("SELECT * FROM devices WHERE NOT (tags.none = 1 AND tags.ring = 9)").len(), 5);
+        assert_eq!(ids("SELECT * FROM devices WHERE NOT is_defined(tags.none) OR tags.none = 1").len(), 5);
+    }
+
+    #[test]
+    fn a_query_has_a_bounded_number_of_terms() {
+        let ids = |count: usize| (0..count).map(|no| format!("'d-{no}'")).collect::<Vec<_>>().join(",");
+        let listed = |count| format!("SELECT * FROM devices WHERE deviceId IN [{}]", ids(count));
+        assert!(Query::read(&listed(TERMS_MAX)).is_some());
+        assert!(Query::read(&listed(TERMS_MAX + 1)).is_none());
+        let either = vec!["a=1"; TERMS_MAX + 1].join(" OR ");
+        assert!(Query::read(&format!("SELECT * FROM devices WHERE {either}")).is_none());
+        let columns = vec!["a"; TERMS_MAX + 1].join(",");
+        assert!(Query::read(&format!("SELECT {columns} FROM devices")).is_none());
+    }
+
+    #[test]
+    fn devices_that_are_named_are_looked_up() {
+        for (text, named) in [
+            ("deviceId = 'd-1'", Some(vec!["d-1"])),
+            ("tags.ring > 0 AND deviceId IN ['d-2', 'd-1', 5]", Some(vec!["d-1", "d-2"])),
+            ("deviceId = 'd-1' OR deviceId = 'd-3'", Some(vec!["d-1", "d-3"])),
+            ("deviceId = 'd-1' OR tags.ring = 2", None),
+            ("deviceId != 'd-1'", None),
+            ("NOT deviceId = 'd-1'", None),
+        ] {
+            let query = Query::read(&format!("SELECT * FROM devices WHERE {text}")).unwrap();
+            assert_eq!(query.device_ids().map(|ids| ids.into_iter().collect()), named, "{text}");
+        }
+        assert_eq!(ids("SELECT * FROM devices WHERE tags.ring > 1 AND deviceId IN ['d-2', 'd-1']"), ["d-2"]);
+        let (hub, now) = (hub(), Time::from_unix_seconds(9));
+        let mut request = PageRequest { rows_max: Some(1), continuation: None };
+        let text = "SELECT * FROM devices WHERE deviceId IN ['d-2', 'd-1', 'd-9']";
+        let first = hub.query(text, &request, now).unwrap();
+        request.continuation = first.continuation;
+        let second = hub.query(text, &request, now).unwrap();
+        assert_eq!((&first.rows[0]["deviceId"], &second.rows[0]["deviceId"]), (&json!("d-1"), &json!("d-2")));
+        assert_eq!(second.continuation, None);
     }
 
     #[test]

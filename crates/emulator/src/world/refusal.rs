@@ -27,6 +27,11 @@ impl DpsRefusal {
         Self::new(401, 401_002, "Unauthorized")
     }
 
+    /// A body that is told to be no JSON (DPS, troubleshooting).
+    pub(crate) fn media_type() -> Self {
+        Self::new(415, 415_000, "The content type must be application/json.")
+    }
+
     pub(crate) fn forbidden(switches: &Switches) -> Self {
         Self::new(403, switches.forbidden_code, "The policy does not permit this operation.")
     }

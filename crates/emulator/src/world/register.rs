@@ -31,6 +31,14 @@ pub(crate) struct Attested {
     keys: (DeviceKey, DeviceKey),
 }
 
+#[cfg(test)]
+impl Attested {
+    /// Somebody whom a group is to recognise.
+    pub(super) fn by(group: Option<&str>, key: &str) -> Self {
+        Self { group: group.map(Key::of), keys: (key.to_owned().into(), key.to_owned().into()) }
+    }
+}
+
 /// What a register answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Registered {
@@ -82,8 +90,13 @@ impl World {
                 false => Err(DpsRefusal::unauthorized()),
             };
         }
+        // The group that the device came by last is the likeliest: its polls cost no search.
+        let last = dps.registrations.get(&key).and_then(|found| {
+            let pending = found.pending.as_ref().and_then(|pending| pending.group.as_deref());
+            dps.symmetric_group(&Key::of(pending.or(found.group.as_deref())?))
+        });
         let mut groups = 0;
-        for (group, primary, secondary) in dps.symmetric_groups() {
+        for (group, primary, secondary) in last.into_iter().chain(dps.symmetric_groups()) {
             groups += 1;
             let (a, b) = (decode_key(primary).unwrap_or_default(), decode_key(secondary).unwrap_or_default());
             // Whether DPS lower-cases the ID before it derives is not known: either derivation is taken.
@@ -317,13 +330,13 @@ impl World {
         }
         registration.hub = Some(target);
         registration.device_id = pending.device_id;
-        registration.group = pending.group;
         registration.payload = pending.payload;
         registration.failure = None;
         registration.hidden = false;
         registration.pending = None;
         registration.updated = now;
         registration.etag = etag;
+        dps.regroup(key, pending.group.as_deref());
     }
 
     /// Puts back what the old hub has lost, and records why it came to nothing.

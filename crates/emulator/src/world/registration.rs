@@ -81,6 +81,8 @@ pub(crate) struct Registration {
     pub(crate) pending: Option<Box<Pending>>,
     /// The last operation, from which its ID follows.
     pub(crate) operation: u64,
+    /// Not saved: it counts in the time of a clock that is another after the start.
+    #[serde(skip)]
     pub(crate) polls: Bucket,
     /// Reads `unassigned` since its enrollment was changed; only where a switch says so.
     pub(crate) hidden: bool,

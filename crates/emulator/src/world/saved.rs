@@ -1,6 +1,6 @@
 //! The state in a file: one line of JSON for each thing, below a line that tells the format.
 
-use std::io::{self, BufRead, BufWriter, Write};
+use std::io::{self, BufRead, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +47,18 @@ enum Line {
     },
 }
 
+/// Writes a state file, whole or not at all. Slow: not to be called where the world waits.
+pub(crate) fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut options = std::fs::OpenOptions::new();
+    // It holds the keys of devices: emulated ones, and read by nobody else all the same.
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&beside)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)
+}
+
 /// Why a state file was not read.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -68,13 +80,10 @@ pub enum LoadError {
 }
 
 impl World {
-    /// Writes everything that is remembered to `path`, whole or not at all.
-    pub(crate) fn save(&self, path: &Path) -> io::Result<()> {
-        let beside = path.with_extension("new");
-        let mut options = std::fs::OpenOptions::new();
-        // It holds the keys of devices: emulated ones, and read by nobody else all the same.
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut out = BufWriter::new(options.open(&beside)?);
+    /// Everything that is remembered, as the text of a state file: as large as the state, for as long as it takes to
+    /// be written, and the world goes on meanwhile.
+    pub(crate) fn saved(&self) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
         let mut line = |line: &Line| -> io::Result<()> {
             serde_json::to_writer(&mut out, line)?;
             out.write_all(b"\n")
@@ -107,12 +116,10 @@ impl World {
                 line(&Line::Removal { hub, id, generation: *generation })?;
             }
         }
-        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)
+        Ok(out)
     }
 
-    /// Reads what [`World::save`] wrote. What belongs to services that the configuration no longer has is left out.
+    /// Reads what [`write`] wrote. What belongs to services that the configuration no longer has is left out.
     /// Assignments under way go on; a webhook that was being asked is forgotten, and the device may register again.
     pub(crate) fn load(&mut self, path: &Path, now: Time) -> Result<(), LoadError> {
         let file = match std::fs::File::open(path) {
@@ -158,11 +165,11 @@ impl World {
                 if value.pending.is_some() {
                     self.schedule(now, Due::Finish { dps: no, key: key.clone(), operation });
                 }
-                self.dps[no].registrations.insert(key, *value);
+                self.dps[no].restore(key, *value);
             }
             Line::Identity { hub, id, value } => {
                 if let Some(hub) = self.hub_mut(&hub) {
-                    hub.devices.insert(id, *value);
+                    hub.restore(id, *value);
                 }
             }
             Line::Removal { hub, id, generation } => {

@@ -31,7 +31,8 @@ impl World {
         let mut made = 0;
         for number in numbers {
             let id = format!("{prefix}{number:06}");
-            let body = json!({ "attestation": { "type": "symmetricKey" }, "iotHubs": [host] });
+            let attestation = json!({ "type": "symmetricKey" });
+            let body = json!({ "registrationId": id, "attestation": attestation, "iotHubs": [host] });
             let body = body.as_object().cloned().unwrap_or_default();
             let put = self.with_dps(dps_no, now, |dps, env| dps.put(Kind::Individual, &id, body, None, env));
             match put {
@@ -75,7 +76,7 @@ impl World {
         };
         let dps = &mut self.dps[dps_no];
         dps.remember_registration(&key, now);
-        dps.registrations.insert(key, registration);
+        dps.restore(key, registration);
     }
 
     /// Moves a device to another hub at once, as if its enrollment had been changed and it had registered again, and

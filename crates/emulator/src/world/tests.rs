@@ -49,6 +49,12 @@ enum Step {
         hub: usize,
         tag: u8,
     },
+    /// Connects, or is cut, or the whole hub loses its connections: nobody sees it but those who count.
+    Connect {
+        device: u8,
+        hub: usize,
+        goes: Option<bool>,
+    },
     Advance {
         ms: u64,
     },
@@ -119,6 +125,7 @@ impl Model {
                 }
             },
             Step::Register { device } => self.register(device),
+            Step::Connect { .. } => 0,
             Step::Advance { ms } => {
                 self.now_ms += ms;
                 let ended: Vec<u8> = self
@@ -224,7 +231,9 @@ impl Real {
                     Rule::Reset => (true, false),
                     Rule::Never => (false, false),
                 };
+                let id = name(device);
                 let body = json!({
+                    "registrationId": id,
                     "attestation": { "type": "symmetricKey",
                         "symmetricKey": { "primaryKey": KEY, "secondaryKey": KEY } },
                     "iotHubs": [HUBS[hub]],
@@ -232,7 +241,6 @@ impl Real {
                     "reprovisionPolicy": { "updateHubAssignment": update, "migrateDeviceData": migrate },
                 });
                 let if_match = replaces.then_some("*");
-                let id = name(device);
                 status(self.world.with_dps(0, now, |dps, env| {
                     dps.put(Kind::Individual, &id, object(body), if_match, env).map(|_| 200)
                 }))
@@ -251,6 +259,22 @@ impl Real {
                 let of = Of { device: &id, module: None };
                 let body = object(json!({ "tags": { "tag": tag } }));
                 hub_status(self.world.hubs[hub].write_twin(of, &body, None, false, now).map(|_| 200))
+            }
+            Step::Connect { device, hub, goes } => {
+                let throttle = self.world.throttle.clone();
+                let hub = &mut self.world.hubs[hub];
+                match goes {
+                    Some(true) => {
+                        let _absent_or_disabled = hub.connect(&name(device), &throttle, now);
+                    }
+                    Some(false) => {
+                        hub.disconnect(&name(device), now);
+                    }
+                    None => {
+                        hub.disconnect_all(now);
+                    }
+                }
+                0
             }
             Step::Register { device } => {
                 // The path's case is not the enrollment's.
@@ -295,6 +319,11 @@ impl Real {
             assert_eq!(shown["status"] == "assigning", found.pending.is_some());
             (no(&found.id), Registered { hub, substatus, moving: None })
         });
+        for hub in &self.world.hubs {
+            let enabled = hub.devices.values().filter(|identity| identity.enabled).count();
+            assert_eq!(hub.device_statistics()["enabledDeviceCount"], enabled);
+            assert_eq!(hub.connected(), hub.devices.values().filter(|identity| identity.connected).count());
+        }
         let hub = |hub: usize| {
             let devices = self.world.hubs[hub].devices.iter();
             devices
@@ -319,6 +348,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => device.clone().prop_map(|device| Step::DeleteRegistration { device }),
         1 => (device.clone(), 0..2usize).prop_map(|(device, hub)| Step::DeleteIdentity { device, hub }),
         6 => device.clone().prop_map(|device| Step::Register { device }),
+        2 => (device.clone(), 0..2usize, prop::option::weighted(0.9, prop::bool::weighted(0.8)))
+            .prop_map(|(device, hub, goes)| Step::Connect { device, hub, goes }),
         2 => (device, 0..2usize, any::<u8>()).prop_map(|(device, hub, tag)| Step::Tag { device, hub, tag }),
         5 => (0..1_500u64).prop_map(|ms| Step::Advance { ms }),
     ];
@@ -347,7 +378,7 @@ proptest! {
         let path = directory.path().join("state");
         let mut real = Real::new(seed);
         steps.iter().for_each(|step| { real.step(step); });
-        real.world.save(&path).unwrap();
+        write_state(&path, &real.world.saved().unwrap()).unwrap();
         let mut again = Real::new(seed);
         again.world.load(&path, real.now).unwrap();
         let end = real.now.plus(Duration::from_millis(ASSIGNING_MS));
@@ -358,11 +389,120 @@ proptest! {
 }
 
 #[test]
+fn a_group_knows_its_registrations_and_no_other() {
+    let mut real = Real::new(1);
+    let (start, attestation) = (real.now, json!({ "attestation": { "type": "symmetricKey" } }));
+    for group in ["G-1", "g-2"] {
+        let mut body = object(attestation.clone());
+        body.insert("enrollmentGroupId".to_owned(), json!(group));
+        real.world.with_dps(0, start, |dps, env| dps.put(Kind::Group, group, body, None, env)).unwrap();
+    }
+    let register = |real: &mut Real, id: &str, group: &str| {
+        let attested = super::register::Attested::by(Some(group), KEY);
+        real.world.register(0, id, attested, None, true, real.now).unwrap();
+        real.step(&Step::Advance { ms: ASSIGNING_MS });
+    };
+    let rows = |real: &mut Real, group: &str| {
+        let (now, page) = (real.now, PageRequest::default());
+        let rows =
+            |dps: &mut Dps, env: &Env<'_>| dps.query_registrations(group, "", &page, env).unwrap().rows;
+        let rows = real.world.with_dps(0, now, rows);
+        let mut ids: Vec<_> =
+            rows.iter().map(|row| row["registrationId"].as_str().unwrap().to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    for (id, group) in [("a", "g-1"), ("b", "G-1"), ("c", "g-2")] {
+        register(&mut real, id, group);
+    }
+    assert_eq!(rows(&mut real, "g-1"), ["a", "b"]);
+    assert_eq!(rows(&mut real, "G-2"), ["c"]);
+    // One changes its group, one is deleted, and a state file knows as much.
+    register(&mut real, "a", "g-2");
+    let now = real.now;
+    real.world.with_dps(0, now, |dps, env| dps.delete_registration("b", None, env)).unwrap();
+    let expected = (Vec::<String>::new(), vec!["a".to_owned(), "c".to_owned()]);
+    assert_eq!((rows(&mut real, "g-1"), rows(&mut real, "g-2")), expected);
+    assert_eq!(real.world.dps[0].groups_with_members(), ["g-2"]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    write_state(&path, &real.world.saved().unwrap()).unwrap();
+    let mut again = Real::new(1);
+    again.world.load(&path, now).unwrap();
+    assert_eq!((rows(&mut again, "g-1"), rows(&mut again, "g-2")), expected);
+}
+
+#[test]
+fn a_hundred_groups_of_each_attestation_fit_and_the_last_is_tried_first() {
+    let mut real = Real::new(1);
+    let now = real.now;
+    let mut put = |id: String, attestation: Value, if_match: Option<&str>| {
+        let body = object(json!({ "enrollmentGroupId": id, "attestation": attestation }));
+        let put = real.world.with_dps(0, now, |dps, env| dps.put(Kind::Group, &id, body, if_match, env));
+        put.map(drop).map_err(|refusal| refusal.status)
+    };
+    let keys = || json!({ "type": "symmetricKey" });
+    let x509 = || json!({ "type": "x509", "x509": { "signingCertificates": {} } });
+    for no in 0..100 {
+        put(format!("s-{no}"), keys(), None).unwrap();
+        put(format!("x-{no}"), x509(), None).unwrap();
+    }
+    assert_eq!(put("s".into(), keys(), None), Err(403));
+    assert_eq!(put("x".into(), x509(), None), Err(403));
+    assert_eq!(put("s-0".into(), x509(), Some("*")), Err(403), "it would be one too many of the other kind");
+    assert_eq!(put("s-0".into(), keys(), Some("*")), Ok(()));
+
+    let last = real.world.dps[0].symmetric_groups().last().unwrap().0.id.clone();
+    let tries = |real: &Real| {
+        let tries = std::cell::Cell::new(0);
+        let verify = |keys: [&[u8]; 2]| {
+            tries.set(tries.get() + 1);
+            let dps = &real.world.dps[0];
+            let (_, key, _) = dps.symmetric_group(&Key::of(&last)).unwrap();
+            keys[0] == crate::auth::derive_key(&crate::auth::decode_key(key).unwrap(), "dev").as_slice()
+        };
+        let attested = real.world.attest(0, "dev", verify).unwrap();
+        (attested, tries.get())
+    };
+    let (attested, first) = tries(&real);
+    assert_eq!(first, 100);
+    real.world.register(0, "dev", attested, None, true, now).unwrap();
+    assert_eq!(tries(&real).1, 1, "while it is being assigned");
+    real.step(&Step::Advance { ms: ASSIGNING_MS });
+    assert_eq!(tries(&real).1, 1);
+}
+
+#[test]
+fn a_state_file_throttles_nobody() {
+    let mut real = Real::new(1);
+    real.world.throttle.enabled = true;
+    let body = json!({ "registrationId": "dev", "attestation": { "type": "symmetricKey" } });
+    let start = real.now;
+    real.world
+        .with_dps(0, start, |dps, env| dps.put(Kind::Individual, "dev", object(body), None, env))
+        .unwrap();
+    let attested = real.world.attest(0, "dev", |_| true).unwrap();
+    real.world.register(0, "dev", attested, None, true, start).unwrap();
+    let key = Key::of("dev");
+    while real.world.meter_poll(0, &key, start).is_ok() {}
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    write_state(&path, &real.world.saved().unwrap()).unwrap();
+    let mut again = Real::new(1);
+    again.world.throttle.enabled = true;
+    // The next run's clock may well be behind this one's.
+    let before = Time::from_unix_seconds(1);
+    again.world.load(&path, before).unwrap();
+    again.world.meter_poll(0, &key, before).unwrap();
+}
+
+#[test]
 fn two_hundred_thousand_devices_fit() {
     let mut real = Real::new(1);
     for device in 0..200_000u32 {
         let id = format!("device-{device}");
-        let body = object(json!({ "attestation": { "type": "symmetricKey" }, "iotHubs": [HUBS[0]] }));
+        let attestation = json!({ "type": "symmetricKey" });
+        let body = object(json!({ "registrationId": id, "attestation": attestation, "iotHubs": [HUBS[0]] }));
         let now = real.now;
         real.world.with_dps(0, now, |dps, env| dps.put(Kind::Individual, &id, body, None, env)).unwrap();
         let attested = real.world.attest(0, &id, |_| true).unwrap();

@@ -489,6 +489,14 @@ async fn a_body_that_names_another_device_is_refused() {
         stage.device("PUT", "dev-1", "/register", &key(), other).await.expect(400).body["errorCode"],
         400_004
     );
+    for (method, rest) in [("PUT", "/register"), ("POST", "")] {
+        let nobody = json!({ "registrationId": null });
+        let refused = stage.device(method, "dev-1", rest, &key(), nobody).await.expect(400);
+        assert_eq!(refused.body["errorCode"], 400_004);
+    }
+    for (method, rest) in [("POST", "/register"), ("GET", ""), ("PUT", "/operations/x")] {
+        stage.device(method, "dev-1", rest, &key(), json!({})).await.expect(405);
+    }
     let missing = sas("0ne00000009/registrations/dev-1", &key(), None, START.unix_seconds() + 99);
     let target = "/0ne00000009/registrations/dev-1/register?api-version=2019-03-31";
     stage.send("PUT", GLOBAL, target, ask().with("authorization", missing.clone())).await.expect(404);

@@ -80,6 +80,58 @@ async fn an_initial_twin_that_no_hub_takes_is_refused() {
 }
 
 #[tokio::test]
+async fn a_body_that_names_nobody_is_refused() {
+    let stage = Stage::new().await;
+    for path in ["/enrollments/dev-1", "/enrollmentGroups/dev-1"] {
+        let nobody = json!({ "attestation": { "type": "symmetricKey" } });
+        let refused = stage.call("PUT", DPS, path, ask().body(nobody)).await.expect(400);
+        assert_eq!(refused.body["errorCode"], 400_004);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_told_to_be_no_json_is_refused() {
+    let stage = Stage::new().await;
+    let as_text = |body| ask().with("content-type", "text/plain").body(body);
+    stage.call("PUT", DPS, "/enrollments/dev-1", as_text(body("dev-1"))).await.expect(415);
+    stage.call("POST", DPS, "/enrollments/query", as_text(json!({ "query": "SELECT *" }))).await.expect(415);
+    stage.call("GET", DPS, "/enrollments/dev-1", as_text(json!({}))).await.expect(404);
+    stage.enroll("dev-1", json!({})).await;
+    let token = sas(&format!("{SCOPE}/registrations/dev-1"), &key(), None, START.unix_seconds() + 99);
+    let target = format!("/{SCOPE}/registrations/dev-1/register?api-version=2021-06-01");
+    let asked = as_text(json!({ "registrationId": "dev-1" })).with("authorization", token);
+    stage.send("PUT", GLOBAL, &target, asked).await.expect(415);
+}
+
+#[tokio::test]
+async fn a_webhook_has_an_api_version_of_its_own() {
+    let stage = Stage::new().await;
+    for (version, status) in [("", 400), ("banana", 400), ("2018-04-01", 400), ("2018-09-01-preview", 200)] {
+        let mut sent = body("dev-1");
+        sent["customAllocationDefinition"] =
+            json!({ "webhookUrl": "https://a.example", "apiVersion": version });
+        stage.call("PUT", DPS, "/enrollments/dev-1", ask().body(sent)).await.expect(status);
+    }
+}
+
+#[tokio::test]
+async fn keys_of_another_attestation_are_refused() {
+    let stage = Stage::new().await;
+    let keys = json!({ "primaryKey": KEY, "secondaryKey": KEY });
+    for attestation in [
+        json!({ "type": "none", "symmetricKey": keys }),
+        json!({ "type": "x509", "x509": { "clientCertificates": {} }, "symmetrickey": keys }),
+        json!({ "type": "symmetricKey", "symmetricKey": keys, "tpm": { "endorsementKey": "e" } }),
+    ] {
+        let sent = json!({ "registrationId": "dev-1", "attestation": attestation });
+        let refused = stage.call("PUT", DPS, "/enrollments/dev-1", ask().body(sent)).await.expect(400);
+        assert!(refused.body["errorCode"] == 400_004 && !refused.text.contains(KEY), "{}", refused.text);
+    }
+    let sent = json!({ "registrationId": "dev-1", "attestation": { "type": "symmetricKey", "tpm": null } });
+    stage.call("PUT", DPS, "/enrollments/dev-1", ask().body(sent)).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_query_pages_without_an_empty_end() {
     let stage = Stage::new().await;
     for no in 0..25 {
@@ -306,7 +358,7 @@ async fn connections_are_kept_and_bodies_come_in_every_form() {
         )
     };
     let chunked = format!(
-        "{}transfer-encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n{:x}\r\n{rest}\r\n0\r\n\r\n",
+        "{}content-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{first}\r\n{:x}\r\n{rest}\r\n0\r\n\r\n",
         head("PUT", "/enrollments/dev-1/"),
         first.len(),
         rest.len(),

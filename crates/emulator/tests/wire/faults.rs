@@ -64,6 +64,32 @@ async fn one_service_is_out_and_the_others_are_not() {
 }
 
 #[tokio::test]
+async fn a_slow_disk_holds_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    // A pipe: writing waits until somebody reads.
+    let pipe = path.with_extension("new");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let stage = Stage::changed(|config| config.state_file = Some(path)).await;
+    let (tell, told) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let in_time = told.recv_timeout(std::time::Duration::from_secs(20)).is_ok();
+        let text = std::fs::read_to_string(pipe).unwrap();
+        (in_time, text)
+    });
+    let (_no_file_to_sync, ()) = tokio::join!(stage.running.command(Command::Save), async {
+        for _ in 0..20 {
+            stage.call("GET", DPS, "/enrollments/none", ask()).await.expect(404);
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        tell.send(()).unwrap();
+    });
+    let (in_time, text) = reader.join().unwrap();
+    assert!(in_time, "calls are answered while the file is being written");
+    assert!(text.starts_with("{\"Format\":1}"), "{text}");
+}
+
+#[tokio::test]
 async fn a_lying_service_tells_what_was() {
     let stage = Stage::new().await;
     stage.enroll("dev-1", json!({ "iotHubs": [HUB_A] })).await;
@@ -82,6 +108,52 @@ async fn a_lying_service_tells_what_was() {
     stage.advance_ms(60_000);
     assert_eq!((hub().await, listed().await), (json!(HUB_B), json!([HUB_B])));
     stage.call("GET", HUB_A, "/devices/dev-1", ask()).await.expect(404);
+}
+
+#[tokio::test]
+async fn a_lie_that_has_ended_does_not_come_back() {
+    let stage = Stage::new().await;
+    let lie = |service: &str, ms| Command::Lie { service: service.into(), ms };
+    for end in [Some(0), None] {
+        let id = if end.is_some() { "one" } else { "two" };
+        for service in [DPS, HUB_A] {
+            stage.command(lie(service, 60_000)).await;
+        }
+        stage.enroll(id, json!({ "iotHubs": [HUB_A] })).await;
+        stage.register(id, &key()).await;
+        stage.call("GET", DPS, &format!("/enrollments/{id}"), ask()).await.expect(404);
+        stage.call("GET", HUB_A, &format!("/devices/{id}"), ask()).await.expect(404);
+        for service in [DPS, HUB_A] {
+            match end {
+                Some(ms) => stage.command(lie(service, ms)).await,
+                None => stage.command(Command::ClearFaults).await,
+            };
+        }
+        for service in [DPS, HUB_A] {
+            stage.command(lie(service, 60_000)).await;
+        }
+        stage.call("GET", DPS, &format!("/enrollments/{id}"), ask()).await.expect(200);
+        stage.call("GET", HUB_A, &format!("/devices/{id}"), ask()).await.expect(200);
+    }
+    stage.command(Command::QueryLag { hub: HUB_A.into(), ms: 60_000 }).await;
+    stage.call("DELETE", HUB_A, "/devices/one", ask().with("if-match", "*")).await.expect(204);
+    let rows = async || {
+        let body = ask().body(json!({ "query": "SELECT * FROM devices" }));
+        stage.call("POST", HUB_A, "/devices/query", body).await.expect(200).body.as_array().unwrap().len()
+    };
+    assert_eq!(rows().await, 2);
+    stage.command(Command::QueryLag { hub: HUB_A.into(), ms: 0 }).await;
+    assert_eq!(rows().await, 1);
+}
+
+#[tokio::test]
+async fn a_method_fails_in_the_envelope_of_methods() {
+    let stage = Stage::new().await;
+    stage.command(fault("hub.method", 503, 1)).await;
+    let call = ask().body(json!({ "methodName": "m" }));
+    let failed = stage.call("POST", HUB_A, "/twins/d/methods", call).await.expect(503);
+    let inner: Value = serde_json::from_str(failed.body["Message"].as_str().unwrap()).unwrap();
+    assert_eq!(inner["errorCode"], 503_001);
 }
 
 #[tokio::test]

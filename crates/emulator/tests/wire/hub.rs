@@ -77,6 +77,10 @@ async fn bulk_takes_every_spelling_and_does_each_item_by_itself() {
     let codes: Vec<_> = mixed["errors"].as_array().unwrap().iter().map(|error| &error["errorCode"]).collect();
     assert_eq!(codes, ["PreconditionFailed", "ArgumentInvalid"]);
     stage.call("GET", HUB_A, "/devices/b", ask()).await.expect(404);
+    let twice = bulk(json!([{ "id": "t", "importMode": "create" }, { "id": "t", "importMode": "delete" }]));
+    let twice = twice.await.expect(400);
+    assert_eq!(twice.header("iothub-errorcode"), Some("DeviceDefinedMultipleTimes"));
+    stage.call("GET", HUB_A, "/devices/t", ask()).await.expect(404);
     let twin =
         bulk(json!([{ "id": "a", "importMode": "updateTwin", "properties": { "desired": { "x": 1 } } }]));
     twin.await.expect(200);
@@ -122,6 +126,11 @@ async fn devices_answer_methods_as_they_were_told_to() {
     assert_eq!(offline.header("iothub-errorcode"), Some("DeviceNotOnline"));
     stage.command(Command::Connect { hub: HUB_A.into(), device: "d".into() }).await;
     assert_eq!(invoke(json!({})).await.expect(200).body, json!({ "status": 200, "payload": [1] }));
+    let module = || stage.call("POST", HUB_A, "/twins/d/modules/m/methods", body(json!({})));
+    assert_eq!(module().await.expect(404).header("iothub-errorcode"), Some("ModuleNotFound"));
+    let made = json!({ "deviceId": "d", "moduleId": "m" });
+    stage.call("PUT", HUB_A, "/devices/d/modules/m", ask().body(made)).await.expect(200);
+    module().await.expect(200);
     let behave = |behaviour| stage.command(Command::Behave { device: "d".into(), behaviour });
     behave(Behaviour::Fails { status: 500 }).await;
     assert_eq!(invoke(json!({})).await.expect(200).body["status"], 500);
@@ -135,7 +144,7 @@ async fn devices_answer_methods_as_they_were_told_to() {
             .command(Command::Calls)
             .await
             .get("hub.method 200")
-            .is_none_or(|count| count.as_u64() < Some(3))
+            .is_none_or(|count| count.as_u64() < Some(4))
         {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             stage.advance_ms(500);

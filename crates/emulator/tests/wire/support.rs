@@ -188,8 +188,11 @@ impl Stage {
         self.send(method, host, &format!("{path}?api-version={version}"), ask).await
     }
 
-    /// A call of the device API, signed with `key`.
-    pub async fn device(&self, method: &str, id: &str, rest: &str, key: &[u8], body: Value) -> Reply {
+    /// A call of the device API, signed with `key`. The body tells the device, unless it tells another or null.
+    pub async fn device(&self, method: &str, id: &str, rest: &str, key: &[u8], mut body: Value) -> Reply {
+        if let Some(body) = body.as_object_mut() {
+            body.entry("registrationId").or_insert_with(|| id.into());
+        }
         let token = sas(
             &format!("{SCOPE}/registrations/{id}"),
             key,
@@ -244,6 +247,10 @@ where
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(connection);
     let mut request = Request::builder().method(method).uri(target).header("host", host);
+    let kind_told = ask.headers.iter().any(|(name, _)| *name == "content-type");
+    if ask.body.is_some() && !kind_told {
+        request = request.header("content-type", "application/json; charset=utf-8");
+    }
     for (name, value) in &ask.headers {
         request = request.header(*name, value);
     }
