@@ -157,13 +157,12 @@ impl Door {
             };
             let error = failed.error;
             let left = due.at.saturating_sub(surroundings.elapsed());
-            // A kept credential may have been withdrawn since: once, a new one is tried.
-            if let Some(header) = failed.refused
-                && !renewed
-                && sent < self.client.attempts_max
-            {
+            // A kept credential may have been withdrawn since: it is not used again, and once a new one is tried.
+            if let Some(header) = &failed.refused {
+                self.credential.refused(header);
+            }
+            if failed.refused.is_some() && !renewed && sent < self.client.attempts_max {
                 renewed = true;
-                self.credential.refused(&header);
                 perhaps_served |= !request.is_read && error.outcome_unknown();
                 last = error.to_string();
                 continue;

@@ -77,6 +77,24 @@ async fn a_key_replaced_in_its_file_is_taken_up_at_the_first_refusal() {
 }
 
 #[tokio::test]
+async fn a_key_replaced_in_its_file_is_taken_up_by_the_next_call_where_none_is_repeated() {
+    let stage = Stage::new().await;
+    let hub = stage.hub().attempts(1);
+    stage.server.play([
+        json(200, body!("hub/statistics_service.json")),
+        json(401, body!("hub/error_401.json")),
+        json(200, body!("hub/statistics_service.json")),
+    ]);
+    hub.service_statistics().await.unwrap();
+    stage.file(HUB, &format!("HostName={HUB};SharedAccessKeyName=service;SharedAccessKey={OTHER_KEY}"));
+    assert!(matches!(hub.service_statistics().await, Err(AzureError::Unauthorized { .. })));
+    hub.service_statistics().await.unwrap();
+    let sent = authorizations(&stage);
+    assert_eq!(sent[0], sent[1]);
+    assert_ne!(sent[1], sent[2]);
+}
+
+#[tokio::test]
 async fn a_wrong_key_is_refused_once_or_twice_and_no_more() {
     let stage = Stage::new().await;
     let hub = stage.hub();
