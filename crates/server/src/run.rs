@@ -50,6 +50,8 @@ pub struct Node {
     chores: JoinSet<()>,
     /// What a scrub found wrong with the state in memory.
     broken: watch::Sender<Option<String>>,
+    /// Answers what other nodes send on, for as long as the node lives.
+    _api: Arc<Api>,
 }
 
 /// Where a node listens.
@@ -164,10 +166,15 @@ impl Node {
             Arc::clone(&injected.clock),
             Arc::clone(&metrics.reconcile),
         );
-        let api = Api::new(directory.clone(), reconciler);
+        let api = Arc::new(Api::new(directory.clone(), reconciler));
         raft.answer_forwarded(api.forwarded());
-        let cluster =
-            ClusterApi::new(api.clone(), directory.clone(), Arc::clone(&raft), machine.clone(), opened.log);
+        let cluster = ClusterApi::new(
+            Api::clone(&api),
+            directory.clone(),
+            Arc::clone(&raft),
+            machine.clone(),
+            opened.log,
+        );
         let routes = routes(&api, cluster, &health)?;
         let limits = config.limits;
         listeners.spawn({
@@ -177,7 +184,7 @@ impl Node {
                     .await;
             }
         });
-        Ok(Self { raft, machine, directory, health, addresses, stop, listeners, chores, broken })
+        Ok(Self { raft, machine, directory, health, addresses, stop, listeners, chores, broken, _api: api })
     }
 
     /// Where the node listens.

@@ -14,6 +14,8 @@ mod scan;
 mod size;
 mod topology;
 
+use std::sync::Arc;
+
 use berth_core::DeviceId;
 use berth_proto::error::ApiError;
 use berth_proto::internal as peer;
@@ -50,11 +52,15 @@ impl Api {
         Self { directory, reconciler }
     }
 
-    /// What answers the calls that other nodes send on, on the current runtime.
-    pub fn forwarded(&self) -> Forwarded {
-        let (api, runtime) = (self.clone(), tokio::runtime::Handle::current());
+    /// What answers the calls that other nodes send on, on the current runtime, for as long as somebody holds these
+    /// services. Raft keeps it, and the services keep Raft: held here as well, neither would ever end, and with them
+    /// the lock on the data directory.
+    pub fn forwarded(self: &Arc<Self>) -> Forwarded {
+        let (api, runtime) = (Arc::downgrade(self), tokio::runtime::Handle::current());
         Box::new(move |request| {
-            let api = api.clone();
+            let Some(api) = api.upgrade() else {
+                return Box::pin(async { Err(ApiError::NotLeader { leader: None }.into()) });
+            };
             // Peers are served on Raft's own threads, which shall not wait for Azure.
             let answering = runtime.spawn(async move { api.answer_peer(request).await });
             Box::pin(async move {
