@@ -326,7 +326,7 @@ impl Inner {
     }
 
     async fn ask(&self, question: &Question) -> Result<Verdict, Found> {
-        let registration = self.ask_dps(question).await?;
+        let registration = self.ask_dps(question.term, &question.scope, &question.registration).await?;
         let topology = question.snapshot.topology();
         let verdict = |identity| {
             let case = Case {
@@ -349,15 +349,20 @@ impl Inner {
         }
     }
 
-    async fn ask_dps(&self, question: &Question) -> Result<RegistrationSeen, Found> {
-        let Question { scope, registration, .. } = question;
+    /// DPS's word on a registration: its record, and where there is none the enrollment.
+    async fn ask_dps(
+        &self,
+        term: u64,
+        scope: &Scope,
+        registration: &RegistrationId,
+    ) -> Result<RegistrationSeen, Found> {
         let place = (Place::Scope(scope.no), scope.name.as_str(), rate_of_scope(scope));
         let record = self.authority.registration(scope, registration);
-        if let Some(seen) = self.call(question.term, place, "get registration", record).await? {
+        if let Some(seen) = self.call(term, place, "get registration", record).await? {
             return Ok(seen);
         }
         let enrollment = self.authority.enrollment(scope, registration);
-        let seen = self.call(question.term, place, "get enrollment", enrollment).await?;
+        let seen = self.call(term, place, "get enrollment", enrollment).await?;
         Ok(seen.unwrap_or(RegistrationSeen::NotEnrolled))
     }
 
@@ -408,13 +413,7 @@ impl Inner {
 
     async fn write(&self, question: &Question, assign: Assign) -> Found {
         let (hub, status) = (assign.hub.clone(), assign.status);
-        let proposal = Proposal {
-            request_id: None,
-            payload_hash: 0,
-            actor: ACTOR.to_owned(),
-            reason: "what Azure says of a reported device".to_owned(),
-            command: Command::Assign(assign),
-        };
+        let proposal = proposal("what Azure says of a reported device", assign);
         match self.directory.try_propose(proposal).await {
             Ok(Ok(outcome)) => {
                 let Outcome::Assigned { epoch, .. } = outcome else { return Found::superseded() };
@@ -463,6 +462,17 @@ impl Inner {
             Some(()) => Found { finding, again_after: Duration::from_millis(for_ms) },
             None => Found::superseded(),
         }
+    }
+}
+
+/// The reconciler's command.
+fn proposal(reason: &str, assign: Assign) -> Proposal {
+    Proposal {
+        request_id: None,
+        payload_hash: 0,
+        actor: ACTOR.to_owned(),
+        reason: reason.to_owned(),
+        command: Command::Assign(assign),
     }
 }
 

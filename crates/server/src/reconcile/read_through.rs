@@ -6,14 +6,14 @@ use std::time::Duration;
 use berth_core::reconcile::{
     Absence, Case, REMEMBER_DRIFT_MS, REMEMBER_NEGATIVE_MS, RegistrationSeen, Verdict, Why, judge,
 };
-use berth_core::{Command, DeviceId, Epoch, Proposal, RegistrationId, Rejection, Scope, Timestamp};
+use berth_core::{DeviceId, Epoch, RegistrationId, Rejection, Scope, Timestamp};
 use berth_proto::convert::absence_message;
 use berth_proto::error::ApiError;
 use berth_store::machine::Snapshot;
 
-use super::budget::{Place, rate_of_read_through, rate_of_scope};
+use super::budget::{Place, rate_of_read_through};
 use super::flight::Boarding;
-use super::{ACTOR, Finding, Found, Inner, Landed, RETRY, Reconciler, WAIT_MAX};
+use super::{Finding, Found, Inner, Landed, RETRY, Reconciler, WAIT_MAX, negative, proposal};
 
 /// The epoch under which findings of devices without a mapping are remembered; no mapping has it.
 const NO_EPOCH: Epoch = Epoch(0);
@@ -150,23 +150,13 @@ impl Inner {
         };
         match judge(search.snapshot.topology(), &case) {
             Verdict::Write(assign) => {
-                let proposal = Proposal {
-                    request_id: None,
-                    payload_hash: 0,
-                    actor: ACTOR.to_owned(),
-                    reason: "what Azure says of a device that was looked up".to_owned(),
-                    command: Command::Assign(*assign),
-                };
+                let proposal = proposal("what Azure says of a device that was looked up", *assign);
                 match self.directory.try_propose(proposal).await {
                     Ok(Ok(_)) => Found { finding: Finding::Changed, again_after: Duration::ZERO },
                     Ok(Err(Rejection::DeviceExists { .. })) => Found::superseded(),
                     Ok(Err(rejection)) => {
                         tracing::warn!(%rejection, "a device that DPS knows cannot be taken in");
-                        self.keep_absent(
-                            &search,
-                            Finding::Negative { kind: Absence::Unknown, drift: None },
-                            REMEMBER_DRIFT_MS,
-                        )
+                        self.keep_absent(&search, negative(Absence::Unknown), REMEMBER_DRIFT_MS)
                     }
                     Err(error) => Found::not_verified(error, RETRY),
                 }
@@ -184,8 +174,7 @@ impl Inner {
             }
             // A device without a mapping is never confirmed, and no hub is asked about it.
             Verdict::Confirmed | Verdict::AskIdentity(_) => {
-                let unknown = Finding::Negative { kind: Absence::Unknown, drift: None };
-                self.keep_absent(&search, unknown, REMEMBER_NEGATIVE_MS)
+                self.keep_absent(&search, negative(Absence::Unknown), REMEMBER_NEGATIVE_MS)
             }
         }
     }
@@ -204,14 +193,7 @@ impl Inner {
             }
             Some(Ok(_)) => {}
         }
-        let place = (Place::Scope(scope.no), scope.name.as_str(), rate_of_scope(scope));
-        let record = self.authority.registration(scope, registration);
-        if let Some(seen) = self.call(*term, place, "get registration", record).await? {
-            return Ok(seen);
-        }
-        let enrollment = self.authority.enrollment(scope, registration);
-        let seen = self.call(*term, place, "get enrollment", enrollment).await?;
-        Ok(seen.unwrap_or(RegistrationSeen::NotEnrolled))
+        self.ask_dps(*term, scope, registration).await
     }
 
     fn keep_absent(&self, search: &Search, finding: Finding, for_ms: u64) -> Found {
