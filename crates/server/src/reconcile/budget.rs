@@ -12,7 +12,7 @@ const REGISTRY_OPERATIONS_PER_MINUTE: u64 = 100;
 /// The same in tiers B3 and S3.
 const REGISTRY_OPERATIONS_PER_MINUTE_TIER_3: u64 = 5_000;
 /// Berth's share of a hub's registry operations, in percent: devices that move need the rest.
-const HUB_PERCENT: u64 = 60;
+pub const HUB_PERCENT: u64 = 60;
 /// Share of a scope's budget that lookups of unknown devices may use, in percent.
 const READ_THROUGH_PERCENT: u64 = 20;
 /// A bucket holds what comes in so many seconds.
@@ -103,6 +103,19 @@ impl Budgets {
         }
     }
 
+    /// How many operations may be used at once, and until when the place is left alone, where it is. Takes nothing.
+    pub fn left(&self, place: Place, per_minute: u64, now_ms: u64) -> (u64, Option<u64>) {
+        let holding = |seconds: u64| (per_minute * 1_000 * seconds).max(OPERATION);
+        let Some(bucket) = self.buckets.get(&place) else {
+            return (holding(START_SECONDS) / OPERATION, None);
+        };
+        let gained = now_ms.saturating_sub(bucket.filled_ms).saturating_mul(per_minute);
+        let content = bucket.content.saturating_add(gained).min(holding(BURST_SECONDS));
+        let closed_ms = bucket.closed_until_ms.saturating_sub(now_ms);
+        let is_closed = closed_ms > 0 && closed_ms <= millis(THROTTLED_MAX);
+        (content / OPERATION, is_closed.then_some(bucket.closed_until_ms))
+    }
+
     /// Leaves a place alone that throttled.
     pub fn close(&mut self, place: Place, retry_after: Option<Duration>, now_ms: u64) -> Duration {
         let pause = retry_after.unwrap_or(THROTTLED).min(THROTTLED_MAX);
@@ -168,6 +181,8 @@ mod tests {
         assert!(budgets.take(PLACE, 600, 1_000).is_ok());
         assert_eq!(budgets.close(PLACE, Some(Duration::from_secs(30)), 1_000), Duration::from_secs(30));
         assert_eq!(budgets.take(PLACE, 600, 30_999), Err(Duration::from_millis(1)));
+        assert_eq!(budgets.left(PLACE, 600, 30_999).1, Some(31_000));
+        assert_eq!(budgets.left(PLACE, 600, 31_000), (50, None));
         assert!(budgets.take(PLACE, 600, 31_000).is_ok());
         assert_eq!(budgets.close(PLACE, Some(Duration::from_secs(86_400)), 31_000), THROTTLED_MAX);
         // A clock that is set back by more than that does not keep the place closed for longer.

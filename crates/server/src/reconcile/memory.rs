@@ -5,15 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
-use berth_core::reconcile::DriftClass;
-use berth_core::{DeviceId, Epoch};
+use berth_core::Epoch;
 
 use super::Finding;
 
 /// Devices whose findings are remembered; beyond it the oldest is forgotten.
 pub const DEVICES_MAX: usize = 65_536;
-/// Devices whose drift is listed; beyond it the oldest is taken from the list.
-pub const DRIFTS_MAX: usize = 10_000;
 
 /// Findings by device and epoch.
 #[derive(Debug)]
@@ -42,33 +39,16 @@ impl<K: Clone + Eq + Hash> Memory<K> {
         self.known.put(device, Known { epoch, from_ms: now_ms, until_ms, finding }, DEVICES_MAX);
     }
 
+    /// Forgets what was found of a device.
+    pub fn forget(&mut self, device: &K) {
+        self.known.remove(device);
+    }
+
     /// What was found at this epoch, and for how long that still stands. A clock that was set back ends it.
     pub fn get(&self, device: &K, epoch: Epoch, now_ms: u64) -> Option<(Finding, Duration)> {
         let known = self.known.get(device).filter(|known| known.epoch == epoch)?;
         let stands = (known.from_ms..known.until_ms).contains(&now_ms);
         stands.then(|| (known.finding.clone(), Duration::from_millis(known.until_ms - now_ms)))
-    }
-}
-
-/// Devices that Azure and the directory disagree over.
-#[derive(Debug, Default)]
-pub struct Drifts {
-    listed: Ageing<DeviceId, DriftClass>,
-}
-
-impl Drifts {
-    /// Lists a device, or takes it from the list.
-    pub fn set(&mut self, device: &DeviceId, class: Option<DriftClass>) {
-        match class {
-            Some(class) => self.listed.put(device.clone(), class, DRIFTS_MAX),
-            None => self.listed.remove(device),
-        }
-    }
-
-    /// How many are listed of each class.
-    pub fn counts(&self) -> impl Iterator<Item = (DriftClass, usize)> {
-        let of = |class| self.listed.by_device.values().filter(|(_, listed)| *listed == class).count();
-        DriftClass::ALL.iter().map(move |class| (*class, of(*class)))
     }
 }
 
@@ -112,6 +92,8 @@ impl<K: Clone + Eq + Hash, T> Ageing<K, T> {
 
 #[cfg(test)]
 mod tests {
+    use berth_core::DeviceId;
+
     use super::*;
 
     fn device(n: usize) -> DeviceId {
@@ -129,20 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn both_lists_are_bounded_and_the_oldest_go_first() {
+    fn the_memory_is_bounded_and_the_oldest_go_first() {
         let mut memory = Memory::default();
         for n in 0..=DEVICES_MAX {
             memory.put(device(n), Epoch(1), Finding::Confirmed, 5_000, 0);
         }
         assert!(memory.get(&device(0), Epoch(1), 0).is_none());
         assert!(memory.get(&device(1), Epoch(1), 0).is_some());
-        let mut drifts = Drifts::default();
-        for n in 0..=DRIFTS_MAX {
-            drifts.set(&device(n), Some(DriftClass::Pending));
-        }
-        drifts.set(&device(5), Some(DriftClass::Missing));
-        drifts.set(&device(6), None);
-        let counts: BTreeMap<_, _> = drifts.counts().collect();
-        assert_eq!((counts[&DriftClass::Pending], counts[&DriftClass::Missing]), (DRIFTS_MAX - 2, 1));
+        memory.forget(&device(1));
+        assert!(memory.get(&device(1), Epoch(1), 0).is_none());
     }
 }

@@ -7,8 +7,10 @@
 mod authority;
 mod azure;
 mod budget;
+mod drifts;
 mod flight;
 mod memory;
+mod operator;
 mod read_through;
 
 use std::sync::Arc;
@@ -30,10 +32,13 @@ use parking_lot::Mutex;
 
 pub use authority::{Authority, Trouble};
 pub use azure::AzureAuthority;
+pub use drifts::Listed;
+pub use operator::{BudgetLeft, DriftPage};
 
 use budget::{Budgets, Place, rate_of_hub, rate_of_scope};
+use drifts::Drifts;
 use flight::{Boarding, Flights};
-use memory::{Drifts, Memory};
+use memory::Memory;
 
 use crate::directory::Directory;
 use crate::metrics::ReconcileMetrics;
@@ -160,6 +165,7 @@ struct Question {
     scope: Scope,
     registration: RegistrationId,
     snapshot: Snapshot,
+    why: Why,
 }
 
 impl Reconciler {
@@ -194,12 +200,16 @@ impl Reconciler {
 
     /// Has Azure asked about a device that a gateway says is not where its mapping says, unless that was done lately.
     pub async fn verify(&self, device: &DeviceId, epoch: Epoch) -> Found {
+        self.verify_because(device, epoch, Why::Report).await
+    }
+
+    async fn verify_because(&self, device: &DeviceId, epoch: Epoch, why: Why) -> Found {
         let inner = &self.inner;
         let Some(term) = inner.leading_term() else { return Found::superseded() };
         if let Some(found) = inner.remembered(term, device, epoch) {
             return found;
         }
-        let question = match inner.question(term, device, epoch) {
+        let question = match inner.question(term, device, epoch, why) {
             Ok(question) => question,
             Err(found) => return found,
         };
@@ -257,7 +267,7 @@ impl Inner {
     }
 
     /// The device as it stands now, and whom to ask about it.
-    fn question(&self, term: u64, device: &DeviceId, epoch: Epoch) -> Result<Question, Found> {
+    fn question(&self, term: u64, device: &DeviceId, epoch: Epoch, why: Why) -> Result<Question, Found> {
         let snapshot = self.directory.newest();
         let mapping = match snapshot.device(device) {
             Ok(Some(mapping)) if mapping.epoch == epoch => mapping,
@@ -279,7 +289,7 @@ impl Inner {
         let Some(registration) = registration else {
             return Err(Found::not_verified("the device has no registration ID", Duration::ZERO));
         };
-        Ok(Question { term, device: device.clone(), mapping, scope, registration, snapshot })
+        Ok(Question { term, device: device.clone(), mapping, scope, registration, snapshot, why })
     }
 
     /// Asks, judges, and does what follows.
@@ -314,12 +324,12 @@ impl Inner {
                 self.keep(&question, epoch, Finding::Confirmed, REMEMBER_CONFIRMED_MS, None)
             }
             Verdict::Drift(drift) => {
-                let class = drift.class;
-                self.keep(&question, epoch, Finding::Drift(drift), REMEMBER_DRIFT_MS, Some(class))
+                let finding = Finding::Drift(drift.clone());
+                self.keep(&question, epoch, finding, REMEMBER_DRIFT_MS, Some(&drift))
             }
             Verdict::Negative { kind, remember_ms, drift } => {
-                let class = drift.as_ref().map(|drift| drift.class);
-                self.keep(&question, epoch, Finding::Negative { kind, drift }, remember_ms, class)
+                let finding = Finding::Negative { kind, drift: drift.clone() };
+                self.keep(&question, epoch, finding, remember_ms, drift.as_ref())
             }
             Verdict::AskIdentity(_) => Found::not_verified("the hub's answer decides nothing", RETRY),
         }
@@ -335,7 +345,7 @@ impl Inner {
                 mapping: Some(&question.mapping),
                 registration: &registration,
                 identity,
-                why: Why::Report,
+                why: question.why,
                 now: Timestamp(self.clock.now_ms()),
             };
             judge(topology, &case)
@@ -435,9 +445,8 @@ impl Inner {
                     status: Some(question.mapping.status),
                 };
                 let drift = Drift { class: DriftClass::WrongHub, ours, theirs: Side { hub, status } };
-                let epoch = question.mapping.epoch;
-                let class = Some(drift.class);
-                self.keep(question, epoch, Finding::Drift(drift), REMEMBER_DRIFT_MS, class)
+                let (epoch, finding) = (question.mapping.epoch, Finding::Drift(drift.clone()));
+                self.keep(question, epoch, finding, REMEMBER_DRIFT_MS, Some(&drift))
             }
             Err(error) => Found::not_verified(error, RETRY),
         }
@@ -450,12 +459,17 @@ impl Inner {
         epoch: Epoch,
         finding: Finding,
         for_ms: u64,
-        drift: Option<DriftClass>,
+        drift: Option<&Drift>,
     ) -> Found {
         let (device, now_ms) = (&question.device, self.clock.now_ms());
         let kept = self.of_term(question.term, |held| {
             held.memory.put(device.clone(), epoch, finding.clone(), for_ms, now_ms);
-            held.drifts.set(device, drift);
+            match drift {
+                Some(drift) => held.drifts.list(device, drift, question.scope.no, now_ms),
+                None => {
+                    held.drifts.unlist(device);
+                }
+            }
             self.metrics.set_drift(held.drifts.counts());
         });
         match kept {

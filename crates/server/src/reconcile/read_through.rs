@@ -25,6 +25,7 @@ struct Search {
     registration: RegistrationId,
     scope: Scope,
     snapshot: Snapshot,
+    why: Why,
 }
 
 impl Reconciler {
@@ -48,7 +49,9 @@ impl Reconciler {
         let (mut trouble, mut no_hub_there, mut nowhere) = (None, None, None);
         for scope in scopes {
             let (of, registration, snapshot) = (device.clone(), registration.clone(), snapshot.clone());
-            let found = self.search(Search { term, device: of, registration, scope, snapshot }).await;
+            let found = self
+                .search(Search { term, device: of, registration, scope, snapshot, why: Why::ReadThrough })
+                .await;
             let remember_for = found.again_after;
             let no_hub = |kind| ApiError::NoHub {
                 device: device.to_string(),
@@ -71,6 +74,17 @@ impl Reconciler {
         }
         // Where one scope could not be asked, it is not known that the device is nowhere.
         Err(trouble.or(no_hub_there).or(nowhere).unwrap_or_else(|| unknown(device)))
+    }
+
+    /// Looks for a device that the directory does not have in one scope, whether or not lookups may cause that, unless
+    /// it was done lately.
+    pub(super) async fn search_scope(&self, term: u64, device: &DeviceId, scope: &Scope) -> Found {
+        let Some(registration) = device.as_registration() else {
+            let problem = "its ID is not one that a provisioning service knows devices by";
+            return Found::not_verified(problem, Duration::ZERO);
+        };
+        let (device, scope, snapshot) = (device.clone(), scope.clone(), self.inner.directory.newest());
+        self.search(Search { term, device, registration, scope, snapshot, why: Why::Sweep }).await
     }
 
     async fn search(&self, search: Search) -> Found {
@@ -145,14 +159,17 @@ impl Inner {
             mapping: None,
             registration: &registration,
             identity: None,
-            why: Why::ReadThrough,
+            why: search.why,
             now: Timestamp(self.clock.now_ms()),
         };
         match judge(search.snapshot.topology(), &case) {
             Verdict::Write(assign) => {
                 let proposal = proposal("what Azure says of a device that was looked up", *assign);
                 match self.directory.try_propose(proposal).await {
-                    Ok(Ok(_)) => Found { finding: Finding::Changed, again_after: Duration::ZERO },
+                    Ok(Ok(_)) => {
+                        self.settle(search.term, &search.device);
+                        Found { finding: Finding::Changed, again_after: Duration::ZERO }
+                    }
                     Ok(Err(Rejection::DeviceExists { .. })) => Found::superseded(),
                     Ok(Err(rejection)) => {
                         tracing::warn!(%rejection, "a device that DPS knows cannot be taken in");
@@ -162,9 +179,9 @@ impl Inner {
                 }
             }
             Verdict::Drift(drift) => {
-                let class = drift.class;
+                let now_ms = self.clock.now_ms();
                 self.of_term(search.term, |held| {
-                    held.drifts.set(&search.device, Some(class));
+                    held.drifts.list(&search.device, &drift, search.scope.no, now_ms);
                     self.metrics.set_drift(held.drifts.counts());
                 });
                 self.keep_absent(&search, Finding::Drift(drift), REMEMBER_DRIFT_MS)
@@ -181,7 +198,10 @@ impl Inner {
 
     /// DPS's word, within the share of its budget that lookups of unknown devices may use.
     async fn look_in_dps(&self, search: &Search) -> Result<RegistrationSeen, Found> {
-        let Search { scope, registration, term, .. } = search;
+        let Search { scope, registration, term, why, .. } = search;
+        if *why != Why::ReadThrough {
+            return self.ask_dps(*term, scope, registration).await;
+        }
         let (per_minute, now_ms) = (rate_of_read_through(scope), self.clock.now_ms());
         let share = Place::ReadThrough(scope.no);
         match self.of_term(*term, |held| held.budgets.take(share, per_minute, now_ms)) {
