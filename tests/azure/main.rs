@@ -5,6 +5,7 @@
 #[allow(dead_code)]
 #[path = "../../crates/azure/tests/scenarios.rs"]
 mod scenarios;
+mod sweep;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -228,6 +228,13 @@ fn calls(fuzz: &mut Fuzz) -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 .encode_to_vec(),
             ],
         ),
+        (
+            "/berth.v1.ReconcileService/StartSweep",
+            vec![
+                v1::StartSweepRequest { request_id: request_id(), validate_only: true, ..Default::default() }
+                    .encode_to_vec(),
+            ],
+        ),
         ("/berth.v1.ReconcileService/GetBudget", vec![v1::GetBudgetRequest::default().encode_to_vec()]),
         (
             "/berth.v1.ClusterService/Digest",

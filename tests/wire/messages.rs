@@ -130,6 +130,7 @@ goldens! {
         }),
         problem: text("p"),
         again_after: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        others: Vec::new(),
     } => "180520062a200a016410031a050a0168100322030a016f2a0308ac023204306e65313a0201023201703a02081e";
     list_drift_request: v1::ListDriftRequest {
         page_size: 300,
@@ -150,6 +151,48 @@ goldens! {
         epoch: 300,
         warnings: Vec::new(),
     } => "100318ac02";
+    start_sweep_request: v1::StartSweepRequest {
+        request_id: text("r"),
+        reason: text("why"),
+        validate_only: true,
+        scope: text("0ne1"),
+        hub: text("h"),
+    } => "0a0172120377687918012204306e65312a0168";
+    start_sweep_response: v1::StartSweepResponse {
+        header: None,
+        sweep: None,
+        plan: vec![v1::PlannedPlace {
+            place: Some(v1::planned_place::Place::Hub(text("h"))),
+            devices: 300,
+            calls: 1,
+            takes: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+        }],
+        calls: 1,
+        takes: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+    } => "1a0c12016818ac0220012a02080520012a020805";
+    sweep: v1::Sweep {
+        number: 1,
+        state: v1::SweepState::Incomplete as i32,
+        phase: v1::SweepPhase::Rechecking as i32,
+        began: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+        ended: Some(prost_types::Timestamp { seconds: 2, nanos: 0 }),
+        scope: text("s"),
+        hub: text("h"),
+        pages: 3,
+        pages_expected: 4,
+        rows: 5,
+        odd_rows: 6,
+        walked: 7,
+        waiting: 8,
+        verified: 9,
+        found: vec![v1::DriftCount { class: v1::DriftClass::Missing as i32, count: 2 }],
+        repaired: 10,
+        adopted: 11,
+        released: 12,
+        unverified: 13,
+        problems: vec![text("p")],
+        left: Some(prost_types::Duration { seconds: 3, nanos: 0 }),
+    } => "080110031803220208012a0208023201733a016840034804500558066007680870097a040801100280010a88010b90010c98010da2010170aa01020803";
     azure_budget: v1::AzureBudget {
         place: Some(v1::azure_budget::Place::Hub(text("h"))),
         share_percent: 60,

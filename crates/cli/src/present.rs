@@ -28,6 +28,8 @@ names! {
     finding(ReportFinding) strips "REPORT_FINDING_";
     drift(DriftClass) strips "DRIFT_CLASS_";
     drift_end(DriftEnd) strips "DRIFT_END_";
+    sweep_state(SweepState) strips "SWEEP_STATE_";
+    sweep_phase(SweepPhase) strips "SWEEP_PHASE_";
     resolution(DriftResolution) strips "DRIFT_RESOLUTION_";
     object(TopologyKind) strips "TOPOLOGY_KIND_";
 }

@@ -67,6 +67,7 @@ mutations!(
     ApplyRequest,
     SetStateRequest,
     ResolveDriftRequest,
+    StartSweepRequest,
 );
 
 headed!(
@@ -108,6 +109,8 @@ headed!(
     ReconcileDeviceResponse,
     ListDriftResponse,
     ResolveDriftResponse,
+    StartSweepResponse,
+    GetSweepResponse,
     GetBudgetResponse,
     StatusResponse,
     AddLearnerResponse,

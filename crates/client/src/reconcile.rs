@@ -46,6 +46,27 @@ impl Client {
         .await
     }
 
+    /// Starts to compare all devices with Azure, or says what that would cost.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with FAILED_PRECONDITION while a sweep is under way; see [`Error`] for the rest.
+    pub async fn start_sweep(&self, request: v1::StartSweepRequest) -> Result<v1::StartSweepResponse, Error> {
+        self.write(request, |channel, request| async move {
+            ReconcileServiceClient::new(channel).start_sweep(request).await
+        })
+        .await
+    }
+
+    /// Says how far the sweep is.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn sweep(&self) -> Result<v1::GetSweepResponse, Error> {
+        let call =
+            |channel, request| async move { ReconcileServiceClient::new(channel).get_sweep(request).await };
+        self.of_leader(v1::GetSweepRequest {}, call).await
+    }
+
     /// Says how often Azure may be asked.
     ///
     /// # Errors

@@ -156,7 +156,7 @@ impl Node {
             broken: broken.clone(),
             space,
         };
-        parts.sample_into(&metrics);
+        parts.sample_into(&metrics, Arc::clone(&injected.clock));
         parts.spawn(&mut chores);
 
         let reconciler = Reconciler::new(
@@ -166,6 +166,7 @@ impl Node {
             Arc::clone(&injected.clock),
             Arc::clone(&metrics.reconcile),
         );
+        chores.spawn(reconciler.clone().run_sweeps(config.azure.sweep_every));
         let api = Arc::new(Api::new(directory.clone(), reconciler));
         raft.answer_forwarded(api.forwarded());
         let cluster = ClusterApi::new(

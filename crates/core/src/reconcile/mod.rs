@@ -142,11 +142,11 @@ pub enum DriftClass {
     WrongHub,
     /// DPS names another hub, and the directory's word is the newer one: the device has not registered since.
     Pending,
-    /// The registration is that of another device.
+    /// The registration is that of another device, or a hub other than the device's own has an identity of it too.
     Duplicate,
     /// Disabled on one side only.
     Disabled,
-    /// The directory has a device that DPS does not know.
+    /// DPS does not know the device: one that the directory has, or one that only a hub has.
     Orphan,
     /// DPS names a hub that the directory does not have.
     HubUnknown,

@@ -112,6 +112,9 @@ pub enum ApiError {
         /// What stands against it, and what to do.
         problem: String,
     },
+    /// A sweep is under way.
+    #[error("a sweep is under way; `berth reconcile sweep --status` says how far it is")]
+    SweepRunning,
     /// No node of the cluster has this ID.
     #[error("node {node_id} is not part of the cluster; `berth cluster status` lists its nodes")]
     NodeUnknown {

@@ -126,6 +126,7 @@ fn class(error: &ApiError) -> (Code, ErrorReason) {
         }
         ApiError::DriftUnknown { .. } => (Code::NotFound, ErrorReason::DriftUnknown),
         ApiError::DriftStands { .. } => (Code::FailedPrecondition, ErrorReason::DriftStands),
+        ApiError::SweepRunning => (Code::FailedPrecondition, ErrorReason::SweepRunning),
         ApiError::NodeUnknown { .. } => (Code::NotFound, ErrorReason::NodeUnknown),
         ApiError::MembershipRefused { .. } => (Code::FailedPrecondition, ErrorReason::MembershipRefused),
         ApiError::NotLeader { .. } => (Code::Unavailable, ErrorReason::NotLeader),
@@ -211,7 +212,7 @@ fn told(error: &ApiError) -> Facts {
         ApiError::Internal { correlation_id } | ApiError::DataLoss { correlation_id } => {
             facts.set("correlation_id", correlation_id)
         }
-        ApiError::Foreign { .. } => facts,
+        ApiError::SweepRunning | ApiError::Foreign { .. } => facts,
     }
 }
 
@@ -318,6 +319,7 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
         ErrorReason::DriftStands => {
             ApiError::DriftStands { device: facts.text("device")?, problem: facts.told("problem")? }
         }
+        ErrorReason::SweepRunning => ApiError::SweepRunning,
         ErrorReason::NodeUnknown => ApiError::NodeUnknown { node_id: facts.number("node_id")? },
         ErrorReason::MembershipRefused => ApiError::MembershipRefused { problem: facts.told("problem")? },
         ErrorReason::NotLeader => ApiError::NotLeader { leader: read_leader(facts) },

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use berth_azure::id::HostName;
 use berth_azure::{EndpointError, Endpoints, KeySource, OVERRIDES_MAX};
@@ -9,6 +10,12 @@ use berth_core::HubName;
 use serde::Deserialize;
 
 use super::{ConfigError, value};
+
+/// How often devices are swept where nothing is said.
+const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3_600);
+/// How often they may be.
+const SWEEP_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(600)..=Duration::from_secs(720 * 3_600);
 
 /// Table `[azure]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -20,6 +27,7 @@ pub struct AzureSettings {
     pub addresses: Option<BTreeMap<String, String>>,
     pub plain_http: Option<bool>,
     pub hub_credentials: Option<BTreeMap<String, String>>,
+    pub sweep_every: Option<String>,
 }
 
 /// Where Azure is, and by which credentials hubs are asked.
@@ -35,6 +43,8 @@ pub struct AzureConfig {
     pub plain_http: bool,
     /// Where the connection string of each hub is kept.
     pub hub_credentials: BTreeMap<HubName, KeySource>,
+    /// How long after the start of one sweep the next one starts by itself; never, where it is none.
+    pub sweep_every: Option<Duration>,
 }
 
 impl AzureSettings {
@@ -45,6 +55,7 @@ impl AzureSettings {
             addresses: self.addresses.or(later.addresses),
             plain_http: self.plain_http.or(later.plain_http),
             hub_credentials: self.hub_credentials.or(later.hub_credentials),
+            sweep_every: self.sweep_every.or(later.sweep_every),
         }
     }
 
@@ -76,6 +87,7 @@ impl AzureSettings {
             addresses,
             plain_http,
             hub_credentials,
+            sweep_every: sweep_every(self.sweep_every.as_deref())?,
         })
     }
 }
@@ -97,6 +109,25 @@ impl AzureConfig {
             let (host, address) = (host.clone(), address.clone());
             if self.plain_http { endpoints.plain_at(host, address) } else { endpoints.at(host, address) }
         }))
+    }
+}
+
+/// Reads how often to sweep: a number and its unit, or 0.
+fn sweep_every(text: Option<&str>) -> Result<Option<Duration>, ConfigError> {
+    let Some(text) = text else { return Ok(Some(SWEEP_EVERY)) };
+    if text == "0" {
+        return Ok(None);
+    }
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let seconds = match (number.parse::<u64>(), unit) {
+        (Ok(hours), "h") => hours.checked_mul(3_600),
+        (Ok(minutes), "m") => minutes.checked_mul(60),
+        _ => None,
+    };
+    match seconds.map(Duration::from_secs).filter(|every| SWEEP_RANGE.contains(every)) {
+        Some(every) => Ok(Some(every)),
+        None => Err(value("azure.sweep_every", text, "write 10m to 720h, as in 90m or 24h, or 0 for never")),
     }
 }
 

@@ -252,6 +252,8 @@ mod tests {
         assert_eq!(class("/berth.v1.TopologyService/SetState"), Class::Writes);
         assert_eq!(class("/berth.v1.ReconcileService/ReconcileDevice"), Class::Writes);
         assert_eq!(class("/berth.v1.ReconcileService/ResolveDrift"), Class::Writes);
+        assert_eq!(class("/berth.v1.ReconcileService/StartSweep"), Class::Writes);
+        assert_eq!(class("/berth.v1.ReconcileService/GetSweep"), Class::Lookups);
         assert_eq!(class("/berth.v1.ReconcileService/ListDrift"), Class::Lookups);
         assert_eq!(class("/berth.v1.ReconcileService/GetBudget"), Class::Lookups);
         assert_eq!(class("/berth.v1.ClusterService/TransferLeader"), Class::Admin);

@@ -117,6 +117,9 @@ mod tests {
         metrics.reconcile.called("get registration", "ok");
         metrics.reconcile.left("0ne00112233", 49);
         metrics.reconcile.joined();
+        metrics.reconcile.odd_rows(2);
+        metrics.reconcile.swept("all", 1_000);
+        metrics.reconcile.sample(61_000);
         metrics.reconcile.set_drift([(berth_core::reconcile::DriftClass::Pending, 3)].into_iter());
         metrics.set_sampler(Box::new(|metrics| {
             metrics.store.devices.set(7);
@@ -133,6 +136,8 @@ mod tests {
             "berth_azure_calls_total{operation=\"get registration\",outcome=\"ok\"} 1",
             "berth_azure_budget_left{place=\"0ne00112233\"} 49",
             "berth_reconcile_flights_joined_total 1",
+            "berth_azure_odd_rows_total 2",
+            "berth_reconcile_sweep_age_seconds{of=\"all\"} 60",
             "berth_reconcile_drift{class=\"PENDING\"} 3",
             "berth_store_devices 7",
             "berth_raft_peer_lag_entries{node=\"2\"} 5",

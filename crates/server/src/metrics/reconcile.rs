@@ -1,6 +1,9 @@
 //! What the reconciler asked of Azure, what it did not have to ask, and what it found.
 
+use std::collections::BTreeMap;
+
 use berth_core::reconcile::DriftClass;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,6 +19,10 @@ pub struct ReconcileMetrics {
     joined: Counter,
     remembered: Counter,
     drift: Family<[(&'static str, &'static str); 1], Gauge<i64>>,
+    odd_rows: Counter,
+    /// When the last complete sweep of all, a scope or a hub ended, in milliseconds since 1970.
+    swept_ms: Mutex<BTreeMap<String, u64>>,
+    sweep_age: Family<[(&'static str, String); 1], Gauge<i64>>,
 }
 
 impl ReconcileMetrics {
@@ -31,6 +38,10 @@ impl ReconcileMetrics {
         registry.register("reconcile_remembered", help, metrics.remembered.clone());
         let help = "Devices known to be in disagreement with Azure, by class; on the leader only";
         registry.register("reconcile_drift", help, metrics.drift.clone());
+        let help = "Rows of Azure's listings that could not be read";
+        registry.register("azure_odd_rows", help, metrics.odd_rows.clone());
+        let help = "Time since the last complete sweep that this node ran ended, by what it was limited to";
+        registry.register("reconcile_sweep_age_seconds", help, metrics.sweep_age.clone());
         metrics
     }
 
@@ -52,6 +63,24 @@ impl ReconcileMetrics {
     /// Counts a report that needed no question.
     pub fn remembered(&self) {
         self.remembered.inc();
+    }
+
+    /// Counts rows of a listing that could not be read.
+    pub fn odd_rows(&self, count: u64) {
+        self.odd_rows.inc_by(count);
+    }
+
+    /// Notes that a sweep has compared everything: of `all`, of a scope, or of a hub.
+    pub fn swept(&self, of: &str, now_ms: u64) {
+        self.swept_ms.lock().insert(of.to_owned(), now_ms);
+    }
+
+    /// Sets the ages of what has one.
+    pub(crate) fn sample(&self, now_ms: u64) {
+        for (of, at_ms) in &*self.swept_ms.lock() {
+            let age = now_ms.saturating_sub(*at_ms) / 1_000;
+            self.sweep_age.get_or_create(&[("of", of.clone())]).set(whole(age));
+        }
     }
 
     /// Sets how many devices are in drift.

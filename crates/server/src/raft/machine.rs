@@ -1,7 +1,7 @@
 //! What Raft needs to know of the state machine, and of the clock.
 
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use berth_store::raft::{LogId, SnapshotHandle, SnapshotMeta};
 use bytes::Bytes;
@@ -61,6 +61,11 @@ pub trait SnapshotSink: Send {
 pub trait Clock: Send + Sync + 'static {
     /// Unix milliseconds now.
     fn now_ms(&self) -> u64;
+
+    /// Waits until so much time has passed by this clock.
+    fn sleep(&self, time: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(tokio::time::sleep(time))
+    }
 }
 
 /// The machine's own clock.

@@ -6,6 +6,8 @@ use berth_core::reconcile::{IdentitySeen, RegistrationSeen};
 use berth_core::{DeviceId, HubName, RegistrationId, Scope};
 use futures_util::future::BoxFuture;
 
+use super::listing::{Cursor, EnrollmentRow, IdentityRow, Listing, RegistrationRow};
+
 /// Answers to one question each.
 ///
 /// Obligations: each call sends at most one request, as its caller has taken leave from a budget for exactly one; it
@@ -31,6 +33,47 @@ pub trait Authority: Send + Sync + 'static {
         hub: &'a HubName,
         device: &'a DeviceId,
     ) -> BoxFuture<'a, Result<IdentitySeen, Trouble>>;
+
+    /// A page of the enrollments of single devices. Where an authority offers no listings, nothing is swept.
+    fn enrollments<'a>(
+        &'a self,
+        _scope: &'a Scope,
+        _from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<EnrollmentRow>, Trouble>> {
+        Box::pin(std::future::ready(Err(no_listings())))
+    }
+
+    /// A page of the names of enrollment groups.
+    fn groups<'a>(
+        &'a self,
+        _scope: &'a Scope,
+        _from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<String>, Trouble>> {
+        Box::pin(std::future::ready(Err(no_listings())))
+    }
+
+    /// A page of the registrations of an enrollment group.
+    fn registrations<'a>(
+        &'a self,
+        _scope: &'a Scope,
+        _group: &str,
+        _from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<RegistrationRow>, Trouble>> {
+        Box::pin(std::future::ready(Err(no_listings())))
+    }
+
+    /// A page of the identities in a hub's registry.
+    fn identities<'a>(
+        &'a self,
+        _hub: &'a HubName,
+        _from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<IdentityRow>, Trouble>> {
+        Box::pin(std::future::ready(Err(no_listings())))
+    }
+}
+
+fn no_listings() -> Trouble {
+    Trouble::NoAccess("this authority offers no listings".to_owned())
 }
 
 /// Why there is no answer. The directory stands in each case.

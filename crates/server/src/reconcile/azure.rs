@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use berth_azure::dps::{ProvisioningStatus, RegistrationState, RegistrationStatus};
 use berth_azure::{
-    AzureError, Client, Credential, CredentialError, EndpointError, KeySource, Missing, System, Transport,
-    dps, hub, id,
+    AzureError, Client, Continuation, Credential, CredentialError, EndpointError, KeySource, Missing, Page,
+    Query, Surroundings, System, Transport, dps, hub, id,
 };
 use berth_core::reconcile::{IdentitySeen, RegistrationSeen};
 use berth_core::{DeviceId, HubName, RegistrationId, Scope, ScopeNo, Timestamp};
 use futures_util::future::BoxFuture;
+use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use super::authority::{Authority, Trouble};
+use super::listing::{Cursor, EnrollmentRow, IdentityRow, Listing, PAGE_ROWS, RegistrationRow};
 use crate::config::{AzureConfig, key_source};
 
+/// What is asked of a hub's registry: so little that a page of a thousand rows is small.
+const IDENTITIES: &str = "SELECT deviceId, status FROM devices";
 /// How long one question may take: a hub delays reads for seconds before it refuses any (IoT Hub, quotas and throttling).
 const CALL_WITHIN: Duration = Duration::from_secs(10);
 
@@ -40,9 +45,17 @@ impl AzureAuthority {
     /// # Errors
     /// [`EndpointError`] where the certificate file is unreadable or addresses make no sense.
     pub fn new(config: &AzureConfig) -> Result<Self, EndpointError> {
+        Self::on(config, Arc::new(System::new()))
+    }
+
+    /// As [`AzureAuthority::new`], with the client's clock and randomness from `surroundings`.
+    ///
+    /// # Errors
+    /// As [`AzureAuthority::new`].
+    pub fn on(config: &AzureConfig, surroundings: Arc<dyn Surroundings>) -> Result<Self, EndpointError> {
         let transport = Transport::new(config.endpoints()?)?;
         // The budget is taken by the caller, for one request a question.
-        let client = Client::new(transport, Arc::new(System::new())).within(CALL_WITHIN).attempts(1);
+        let client = Client::new(transport, surroundings).within(CALL_WITHIN).attempts(1);
         Ok(Self { client, hub_credentials: config.hub_credentials.clone(), doors: Mutex::default() })
     }
 
@@ -149,6 +162,109 @@ impl Authority for AzureAuthority {
             }
         })
     }
+
+    fn enrollments<'a>(
+        &'a self,
+        scope: &'a Scope,
+        from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<EnrollmentRow>, Trouble>> {
+        let query = page_of("SELECT * FROM enrollments", from);
+        Box::pin(async move {
+            let pages = self.dps(scope)?.enrollments(query?);
+            listing(pages, |enrollment| {
+                let registration = &enrollment.registration_id;
+                let device =
+                    enrollment.device_id.as_ref().map_or(registration.as_str(), id::DeviceId::as_str);
+                let state = enrollment.registration_state.as_ref();
+                Some(EnrollmentRow {
+                    registration: RegistrationId::parse(registration.as_str()).ok()?,
+                    device: DeviceId::parse(device).ok()?,
+                    is_disabled: enrollment.provisioning_status == Some(ProvisioningStatus::Disabled),
+                    seen: state.map(|state| seen(registration, state)).transpose().ok()?,
+                })
+            })
+            .await
+        })
+    }
+
+    fn groups<'a>(
+        &'a self,
+        scope: &'a Scope,
+        from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<String>, Trouble>> {
+        let query = page_of("SELECT * FROM enrollmentGroups", from);
+        Box::pin(async move {
+            let pages = self.dps(scope)?.groups(query?);
+            listing(pages, |group| Some(group.enrollment_group_id.to_string())).await
+        })
+    }
+
+    fn registrations<'a>(
+        &'a self,
+        scope: &'a Scope,
+        group: &str,
+        from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<RegistrationRow>, Trouble>> {
+        let query = page_of("SELECT *", from);
+        let group = id::EnrollmentGroupId::new(group).map_err(|error| Trouble::Nonsense(error.to_string()));
+        Box::pin(async move {
+            let pages = self.dps(scope)?.registrations(&group?, query?);
+            listing(pages, |state| {
+                let registration = state.registration_id.as_ref()?;
+                Some(RegistrationRow {
+                    registration: RegistrationId::parse(registration.as_str()).ok()?,
+                    seen: seen(registration, state).ok()?,
+                })
+            })
+            .await
+        })
+    }
+
+    fn identities<'a>(
+        &'a self,
+        hub: &'a HubName,
+        from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<IdentityRow>, Trouble>> {
+        let query = page_of(IDENTITIES, from);
+        Box::pin(async move {
+            let pages = self.hub(hub)?.rows(query?);
+            listing(pages, |row: &Value| {
+                let is_enabled = match row.get("status")?.as_str()? {
+                    "enabled" => true,
+                    "disabled" => false,
+                    _ => return None,
+                };
+                let device = DeviceId::parse(row.get("deviceId")?.as_str()?).ok()?;
+                Some(IdentityRow { device, is_enabled })
+            })
+            .await
+        })
+    }
+}
+
+/// One page of a query, from where an earlier one ended.
+fn page_of(text: &str, from: Option<&Cursor>) -> Result<Query, Trouble> {
+    let query = Query::new(text).page_items(PAGE_ROWS).pages_max(1);
+    let Some(Cursor(token)) = from else { return Ok(query) };
+    let next = Continuation::new(token)
+        .ok_or_else(|| Trouble::Nonsense("a continuation that cannot be sent back".to_owned()))?;
+    Ok(query.from(next))
+}
+
+/// The first of these pages, and nothing more: each costs a request.
+async fn listing<T, R>(
+    pages: impl Stream<Item = Result<Page<T>, AzureError>>,
+    read: impl Fn(&T) -> Option<R>,
+) -> Result<Listing<R>, Trouble> {
+    let first = std::pin::pin!(pages).next().await;
+    let page = match first {
+        Some(Ok(page)) => page,
+        Some(Err(error)) => return Err(trouble(error)),
+        None => return Err(Trouble::Nonsense("a listing without a page".to_owned())),
+    };
+    let rows: Vec<R> = page.items.iter().filter_map(read).collect();
+    let odd = page.odd.len() + page.items.len() - rows.len();
+    Ok(Listing { rows, odd, next: page.next.map(|next| Cursor(next.as_str().to_owned())) })
 }
 
 fn registration_id(id: &RegistrationId) -> Result<id::RegistrationId, Trouble> {

@@ -13,6 +13,12 @@ const REGISTRY_OPERATIONS_PER_MINUTE: u64 = 100;
 const REGISTRY_OPERATIONS_PER_MINUTE_TIER_3: u64 = 5_000;
 /// Berth's share of a hub's registry operations, in percent: devices that move need the rest.
 pub const HUB_PERCENT: u64 = 60;
+/// Queries of one hub a minute and unit, in tiers F1 to S2 (IoT Hub, quotas and throttling).
+const QUERIES_PER_MINUTE: u64 = 20;
+/// The same in tiers B3 and S3.
+const QUERIES_PER_MINUTE_TIER_3: u64 = 1_000;
+/// Part of a full bucket, one in so many, that a sweep leaves to reports.
+const LEFT_TO_REPORTS: u64 = 2;
 /// Share of a scope's budget that lookups of unknown devices may use, in percent.
 const READ_THROUGH_PERCENT: u64 = 20;
 /// A bucket holds what comes in so many seconds.
@@ -33,6 +39,8 @@ pub enum Place {
     Scope(ScopeNo),
     /// A hub.
     Hub(HubNo),
+    /// A hub's queries, which have a quota of their own.
+    HubQueries(HubNo),
     /// The share of a DPS instance's budget that lookups of unknown devices may use.
     ReadThrough(ScopeNo),
 }
@@ -45,6 +53,15 @@ pub fn rate_of_scope(scope: &Scope) -> u64 {
 /// Of these, the operations a minute that lookups of unknown devices may use.
 pub fn rate_of_read_through(scope: &Scope) -> u64 {
     rate_of_scope(scope) * READ_THROUGH_PERCENT / 100
+}
+
+/// Queries a minute that Berth may use of a hub; one of unknown tier counts as the smallest.
+pub fn rate_of_hub_queries(hub: &Hub) -> u64 {
+    let of_unit = match hub.tier {
+        Tier::B3 | Tier::S3 => QUERIES_PER_MINUTE_TIER_3,
+        _ => QUERIES_PER_MINUTE,
+    };
+    of_unit * u64::from(hub.units.max(1)) * HUB_PERCENT / 100
 }
 
 /// Registry operations a minute that Berth may use of a hub; one of unknown tier counts as the smallest.
@@ -70,25 +87,23 @@ struct Bucket {
     closed_until_ms: u64,
 }
 
+impl Bucket {
+    /// For how long nothing may be taken, in milliseconds.
+    fn closed_ms(&self, now_ms: u64) -> u64 {
+        let closed_ms = self.closed_until_ms.saturating_sub(now_ms);
+        if closed_ms <= millis(THROTTLED_MAX) { closed_ms } else { 0 }
+    }
+}
+
 impl Budgets {
     /// Takes leave for one operation, and tells how many are left.
     ///
     /// # Errors
     /// When there is leave again.
     pub fn take(&mut self, place: Place, per_minute: u64, now_ms: u64) -> Result<u64, Duration> {
-        let holding = |seconds: u64| (per_minute * 1_000 * seconds).max(OPERATION);
-        let bucket = self.buckets.entry(place).or_insert_with(|| Bucket {
-            content: holding(START_SECONDS),
-            filled_ms: now_ms,
-            closed_until_ms: 0,
-        });
-        // A clock that was set back neither fills nor closes anything.
-        let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
-        bucket.filled_ms = now_ms;
-        let gained = passed_ms.saturating_mul(per_minute);
-        bucket.content = bucket.content.saturating_add(gained).min(holding(BURST_SECONDS));
-        let closed_ms = bucket.closed_until_ms.saturating_sub(now_ms);
-        if closed_ms > 0 && closed_ms <= millis(THROTTLED_MAX) {
+        let bucket = self.fill(place, per_minute, now_ms);
+        let closed_ms = bucket.closed_ms(now_ms);
+        if closed_ms > 0 {
             return Err(Duration::from_millis(closed_ms));
         }
         match bucket.content.checked_sub(OPERATION) {
@@ -103,6 +118,22 @@ impl Budgets {
         }
     }
 
+    /// The bucket of a place, with what came in until now.
+    fn fill(&mut self, place: Place, per_minute: u64, now_ms: u64) -> &mut Bucket {
+        let holding = |seconds: u64| (per_minute * 1_000 * seconds).max(OPERATION);
+        let bucket = self.buckets.entry(place).or_insert_with(|| Bucket {
+            content: holding(START_SECONDS),
+            filled_ms: now_ms,
+            closed_until_ms: 0,
+        });
+        // A clock that was set back neither fills nor closes anything.
+        let passed_ms = now_ms.saturating_sub(bucket.filled_ms);
+        bucket.filled_ms = now_ms;
+        let gained = passed_ms.saturating_mul(per_minute);
+        bucket.content = bucket.content.saturating_add(gained).min(holding(BURST_SECONDS));
+        bucket
+    }
+
     /// How many operations may be used at once, and until when the place is left alone, where it is. Takes nothing.
     pub fn left(&self, place: Place, per_minute: u64, now_ms: u64) -> (u64, Option<u64>) {
         let holding = |seconds: u64| (per_minute * 1_000 * seconds).max(OPERATION);
@@ -111,9 +142,32 @@ impl Budgets {
         };
         let gained = now_ms.saturating_sub(bucket.filled_ms).saturating_mul(per_minute);
         let content = bucket.content.saturating_add(gained).min(holding(BURST_SECONDS));
-        let closed_ms = bucket.closed_until_ms.saturating_sub(now_ms);
-        let is_closed = closed_ms > 0 && closed_ms <= millis(THROTTLED_MAX);
-        (content / OPERATION, is_closed.then_some(bucket.closed_until_ms))
+        (content / OPERATION, (bucket.closed_ms(now_ms) > 0).then_some(bucket.closed_until_ms))
+    }
+
+    /// Whether a place can spare so many operations: beside them, half of what its bucket may hold is left to those who
+    /// cannot wait. Takes nothing.
+    ///
+    /// # Errors
+    /// When it may be so.
+    pub fn spare(
+        &mut self,
+        place: Place,
+        per_minute: u64,
+        operations: u64,
+        now_ms: u64,
+    ) -> Result<(), Duration> {
+        let full = (per_minute * 1_000 * BURST_SECONDS).max(OPERATION);
+        let needed = (full / LEFT_TO_REPORTS + operations * OPERATION).min(full);
+        let bucket = self.fill(place, per_minute, now_ms);
+        let closed_ms = bucket.closed_ms(now_ms);
+        if closed_ms > 0 {
+            return Err(Duration::from_millis(closed_ms));
+        }
+        match needed.saturating_sub(bucket.content) {
+            0 => Ok(()),
+            lacking => Err(Duration::from_millis(lacking.div_ceil(per_minute.max(1)))),
+        }
     }
 
     /// Leaves a place alone that throttled.
@@ -172,6 +226,24 @@ mod tests {
             let then = now + millis(wait);
             prop_assert!(budgets.take(PLACE, per_minute, then - 1).is_err());
             prop_assert!(budgets.take(PLACE, per_minute, then).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_sweep_leaves_half_of_a_bucket_and_waits_for_no_longer_than_it_has_to() {
+        let (mut budgets, mut now) = (Budgets::default(), 1_000_000);
+        for per_minute in [1, 10, 60, 600, 3_000] {
+            let place = Place::Hub(HubNo(u32::try_from(per_minute).unwrap()));
+            for _ in 0..200 {
+                while let Err(wait) = budgets.spare(place, per_minute, 2, now) {
+                    assert!(budgets.spare(place, per_minute, 2, now + millis(wait) - 1).is_err());
+                    now += millis(wait);
+                }
+                assert!(budgets.take(place, per_minute, now).is_ok());
+                let full = per_minute * BURST_SECONDS / 60;
+                let (left, _) = budgets.left(place, per_minute, now);
+                assert!(left >= full / LEFT_TO_REPORTS || full <= 2, "{left} of {full}");
+            }
         }
     }
 

@@ -9,9 +9,11 @@ mod azure;
 mod budget;
 mod drifts;
 mod flight;
+mod listing;
 mod memory;
 mod operator;
 mod read_through;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,13 +34,16 @@ use parking_lot::Mutex;
 
 pub use authority::{Authority, Trouble};
 pub use azure::AzureAuthority;
-pub use drifts::Listed;
+pub use drifts::{Aspect, DriftKey, Listed};
+pub use listing::{Cursor, EnrollmentRow, IdentityRow, Listing, RegistrationRow};
 pub use operator::{BudgetLeft, DriftPage};
+pub use sweep::{NoSweep, SweepOrder, SweepPhase, SweepPlan, SweepReport, SweepState};
 
 use budget::{Budgets, Place, rate_of_hub, rate_of_scope};
 use drifts::Drifts;
 use flight::{Boarding, Flights};
 use memory::Memory;
+use sweep::Sweeps;
 
 use crate::directory::Directory;
 use crate::metrics::ReconcileMetrics;
@@ -144,6 +149,7 @@ struct Inner {
     metrics: Arc<ReconcileMetrics>,
     flights: Flights<FlightKey, Landed>,
     term: Mutex<OfTerm>,
+    sweeps: Sweeps,
 }
 
 /// What belongs to one term of leadership.
@@ -177,8 +183,8 @@ impl Reconciler {
         clock: Arc<dyn Clock>,
         metrics: Arc<ReconcileMetrics>,
     ) -> Self {
-        let (flights, term) = (Flights::default(), Mutex::default());
-        Self { inner: Arc::new(Inner { directory, raft, authority, clock, metrics, flights, term }) }
+        let (flights, term, sweeps) = (Flights::default(), Mutex::default(), Sweeps::default());
+        Self { inner: Arc::new(Inner { directory, raft, authority, clock, metrics, flights, term, sweeps }) }
     }
 
     /// Sends a call on to the leader, which alone asks Azure.
@@ -465,9 +471,11 @@ impl Inner {
         let kept = self.of_term(question.term, |held| {
             held.memory.put(device.clone(), epoch, finding.clone(), for_ms, now_ms);
             match drift {
-                Some(drift) => held.drifts.list(device, drift, question.scope.no, now_ms),
+                Some(drift) => {
+                    held.drifts.list(device, Aspect::Own, drift, Some(question.scope.no), now_ms);
+                }
                 None => {
-                    held.drifts.unlist(device);
+                    held.drifts.unlist(device, Aspect::Own);
                 }
             }
             self.metrics.set_drift(held.drifts.counts());
@@ -481,12 +489,16 @@ impl Inner {
 
 /// The reconciler's command.
 fn proposal(reason: &str, assign: Assign) -> Proposal {
+    proposal_of(reason, Command::Assign(assign))
+}
+
+fn proposal_of(reason: &str, command: Command) -> Proposal {
     Proposal {
         request_id: None,
         payload_hash: 0,
         actor: ACTOR.to_owned(),
         reason: reason.to_owned(),
-        command: Command::Assign(assign),
+        command,
     }
 }
 

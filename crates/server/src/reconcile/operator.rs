@@ -7,17 +7,18 @@ use berth_core::{DeviceId, Epoch, Hub, Scope};
 use berth_store::machine::Snapshot;
 
 use super::budget::{HUB_PERCENT, Place, rate_of_hub, rate_of_read_through, rate_of_scope};
-use super::drifts::Listed;
+use super::drifts::{Aspect, DriftKey, Listed};
+use super::sweep::Looked;
 use super::{Finding, Found, Inner, Reconciler};
 
 /// A part of the list of drift.
 #[derive(Debug, Clone, Default)]
 pub struct DriftPage {
     /// Drifts by device ID.
-    pub drifts: Vec<(DeviceId, Listed)>,
+    pub drifts: Vec<(DriftKey, Listed)>,
     /// Whether there are more after them.
     pub has_more: bool,
-    /// Devices that were dropped from the full list in this term.
+    /// Drifts that were dropped from the full list in this term.
     pub dropped: u64,
 }
 
@@ -37,11 +38,39 @@ pub struct BudgetLeft {
 }
 
 impl Reconciler {
-    /// Has Azure asked about a device now, whatever was found of it lately.
+    /// Has Azure asked about a device now, whatever was found of it lately. One that no provisioning service can be
+    /// asked about is compared with its hub alone.
     pub async fn verify_now(&self, device: &DeviceId, epoch: Epoch) -> Found {
+        let inner = &self.inner;
+        let Some(term) = inner.leading_term() else { return Found::superseded() };
+        inner.of_term(term, |held| held.memory.forget(device));
+        match inner.directory.newest().device(device) {
+            Ok(Some(mapping)) if mapping.epoch == epoch && !inner.can_ask_dps(device, &mapping) => {
+                inner.verify_by_hub(term, device, &mapping).await
+            }
+            _ => self.verify_because(device, epoch, Why::Sweep).await,
+        }
+    }
+
+    /// Looks again at what else is listed of a device: a disabled enrollment, identities on other hubs.
+    pub async fn look_again(&self, device: &DeviceId) {
+        let Some(term) = self.inner.leading_term() else { return };
+        for (aspect, _) in self.drifts_of(device) {
+            self.inner.look_at(term, device, aspect).await;
+        }
+    }
+
+    /// Looks again at one drift of a device. What was found comes back; where it no longer stands, it is not listed.
+    pub async fn verify_drift(&self, device: &DeviceId, epoch: Epoch, aspect: Aspect) -> Found {
         let Some(term) = self.inner.leading_term() else { return Found::superseded() };
-        self.inner.of_term(term, |held| held.memory.forget(device));
-        self.verify_because(device, epoch, Why::Sweep).await
+        if aspect == Aspect::Own {
+            return self.verify_now(device, epoch).await;
+        }
+        match self.inner.look_at(term, device, aspect).await {
+            Looked::Agreed => Found { finding: Finding::Confirmed, again_after: Duration::ZERO },
+            Looked::Listed(drift) => Found { finding: Finding::Drift(drift), again_after: Duration::ZERO },
+            Looked::Unsure(found) => found,
+        }
     }
 
     /// Looks for a device that the directory does not have in every scope that can be asked, whatever was found of it
@@ -51,7 +80,7 @@ impl Reconciler {
         let mut told: Option<Found> = None;
         for scope in snapshot.topology().scopes().filter(|scope| !scope.service_host.is_empty()) {
             self.inner.of_term(term, |held| held.absent.forget(&(scope.no, device.clone())));
-            let found = self.search_scope(term, device, scope).await;
+            let found = self.search_scope(term, device, None, scope).await;
             if tells(&found.finding) == TELLS_MOST {
                 return found;
             }
@@ -64,41 +93,50 @@ impl Reconciler {
         })
     }
 
-    /// Drifts after this device that `takes` takes; `None` where this node does not lead.
+    /// Drifts after this one that `takes` takes; `None` where this node does not lead.
     pub fn drifts(
         &self,
-        after: Option<&DeviceId>,
+        after: Option<&DriftKey>,
         count: usize,
         takes: impl Fn(&Listed) -> bool,
     ) -> Option<DriftPage> {
         let term = self.inner.leading_term()?;
         self.inner.of_term(term, |held| {
             let mut rows = held.drifts.after(after).filter(|(_, listed)| takes(listed));
-            let drifts = rows.by_ref().take(count).map(|(device, listed)| (device.clone(), listed.clone()));
+            let drifts = rows.by_ref().take(count).map(|(key, listed)| (key.clone(), listed.clone()));
             let drifts: Vec<_> = drifts.collect();
             DriftPage { drifts, has_more: rows.next().is_some(), dropped: held.drifts.dropped() }
         })
     }
 
-    /// The drift of a device, where one is listed and this node leads.
-    pub fn drift_of(&self, device: &DeviceId) -> Option<Listed> {
-        let term = self.inner.leading_term()?;
-        self.inner.of_term(term, |held| held.drifts.get(device).cloned()).flatten()
+    /// The drifts of a device, where any are listed and this node leads.
+    pub fn drifts_of(&self, device: &DeviceId) -> Vec<(Aspect, Listed)> {
+        let Some(term) = self.inner.leading_term() else { return Vec::new() };
+        let of = self.inner.of_term(term, |held| {
+            held.drifts.of(device).map(|(aspect, listed)| (aspect, listed.clone())).collect()
+        });
+        of.unwrap_or_default()
     }
 
     /// Takes a device from the list of drift; whether it was there.
     pub fn dismiss(&self, device: &DeviceId) -> bool {
-        self.inner.leading_term().is_some_and(|term| self.inner.settle(term, device))
+        let Some(term) = self.inner.leading_term() else { return false };
+        let was_listed = self.inner.of_term(term, |held| {
+            let was_listed = held.drifts.unlist_all(device);
+            self.inner.metrics.set_drift(held.drifts.counts());
+            was_listed
+        });
+        was_listed.unwrap_or_default()
     }
 
     /// Notes that the directory has taken Azure's side of a device, at this epoch.
-    pub fn adopted(&self, device: &DeviceId, epoch: Epoch) {
+    pub fn adopted(&self, device: &DeviceId, aspect: Aspect, epoch: Epoch) {
         let Some(term) = self.inner.leading_term() else { return };
         let now_ms = self.inner.clock.now_ms();
         self.inner.of_term(term, |held| {
             held.memory.put(device.clone(), epoch, Finding::Confirmed, REMEMBER_CONFIRMED_MS, now_ms);
         });
-        self.inner.settle(term, device);
+        self.inner.settle(term, device, aspect);
     }
 
     /// How often the provisioning service of a scope may be asked; `None` where this node does not lead.
@@ -116,14 +154,30 @@ impl Reconciler {
 }
 
 impl Inner {
-    /// Takes a device from the list of drift; whether it was there.
-    pub(super) fn settle(&self, term: u64, device: &DeviceId) -> bool {
+    /// Takes one aspect of a device from the list of drift; whether it was there.
+    pub(super) fn settle(&self, term: u64, device: &DeviceId, aspect: Aspect) -> bool {
         let was_listed = self.of_term(term, |held| {
-            let was_listed = held.drifts.unlist(device);
+            let was_listed = held.drifts.unlist(device, aspect);
             self.metrics.set_drift(held.drifts.counts());
             was_listed
         });
         was_listed.unwrap_or_default()
+    }
+
+    /// Looks again at a drift that is not of the device's own record and hub.
+    async fn look_at(&self, term: u64, device: &DeviceId, aspect: Aspect) -> Looked {
+        let snapshot = self.directory.newest();
+        match (aspect, snapshot.device(device)) {
+            (Aspect::Left(no), _) => match snapshot.topology().hub(no) {
+                Some(hub) => self.look_left(term, device, hub).await,
+                None => {
+                    self.settle(term, device, aspect);
+                    Looked::Agreed
+                }
+            },
+            (Aspect::Barred, Ok(Some(mapping))) => self.look_barred(term, device, mapping.epoch).await,
+            _ => Looked::Agreed,
+        }
     }
 
     fn budget(&self, place: Place, (share_percent, per_minute): (u8, u64)) -> Option<BudgetLeft> {

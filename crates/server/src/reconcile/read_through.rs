@@ -12,6 +12,7 @@ use berth_proto::error::ApiError;
 use berth_store::machine::Snapshot;
 
 use super::budget::{Place, rate_of_read_through};
+use super::drifts::Aspect;
 use super::flight::Boarding;
 use super::{Finding, Found, Inner, Landed, RETRY, Reconciler, WAIT_MAX, negative, proposal};
 
@@ -78,8 +79,15 @@ impl Reconciler {
 
     /// Looks for a device that the directory does not have in one scope, whether or not lookups may cause that, unless
     /// it was done lately.
-    pub(super) async fn search_scope(&self, term: u64, device: &DeviceId, scope: &Scope) -> Found {
-        let Some(registration) = device.as_registration() else {
+    /// `registration` is its name there, where that is not its ID.
+    pub(super) async fn search_scope(
+        &self,
+        term: u64,
+        device: &DeviceId,
+        registration: Option<RegistrationId>,
+        scope: &Scope,
+    ) -> Found {
+        let Some(registration) = registration.or_else(|| device.as_registration()) else {
             let problem = "its ID is not one that a provisioning service knows devices by";
             return Found::not_verified(problem, Duration::ZERO);
         };
@@ -163,11 +171,14 @@ impl Inner {
             now: Timestamp(self.clock.now_ms()),
         };
         match judge(search.snapshot.topology(), &case) {
-            Verdict::Write(assign) => {
+            Verdict::Write(mut assign) => {
+                if !search.registration.same_as(search.device.as_str()) {
+                    assign.registration = Some(search.registration.clone());
+                }
                 let proposal = proposal("what Azure says of a device that was looked up", *assign);
                 match self.directory.try_propose(proposal).await {
                     Ok(Ok(_)) => {
-                        self.settle(search.term, &search.device);
+                        self.settle(search.term, &search.device, Aspect::Own);
                         Found { finding: Finding::Changed, again_after: Duration::ZERO }
                     }
                     Ok(Err(Rejection::DeviceExists { .. })) => Found::superseded(),
@@ -181,7 +192,7 @@ impl Inner {
             Verdict::Drift(drift) => {
                 let now_ms = self.clock.now_ms();
                 self.of_term(search.term, |held| {
-                    held.drifts.list(&search.device, &drift, search.scope.no, now_ms);
+                    held.drifts.list(&search.device, Aspect::Own, &drift, Some(search.scope.no), now_ms);
                     self.metrics.set_drift(held.drifts.counts());
                 });
                 self.keep_absent(&search, Finding::Drift(drift), REMEMBER_DRIFT_MS)

@@ -13,6 +13,7 @@ mod reconcile;
 mod report;
 mod scan;
 mod size;
+mod sweep;
 mod topology;
 
 use std::sync::Arc;

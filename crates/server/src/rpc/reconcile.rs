@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use berth_core::reconcile::{Absence, Drift, Side, adopt};
 use berth_core::{
-    Command, DeviceId, Hub, HubName, Mapping, Outcome, Scope, ScopeName, ScopeNo, Topology, View,
+    Command, DeviceId, Hub, HubName, HubNo, Mapping, Outcome, Scope, ScopeName, ScopeNo, Topology, View,
 };
 use berth_proto::convert::{
     Consistency, absence_message, drift_from, drift_message, duration_message, known_kind, mapping_message,
@@ -23,7 +23,7 @@ use super::topology::pages::{page, page_size};
 use super::{Api, names};
 use crate::directory::{Fresh, data_loss};
 use crate::raft::Role;
-use crate::reconcile::{BudgetLeft, Finding, Listed};
+use crate::reconcile::{Aspect, BudgetLeft, DriftKey, Finding, Listed};
 
 /// Drifts of a page where the caller does not say, and at most.
 const DRIFTS_PAGE: (u32, u32) = (100, 1_000);
@@ -52,6 +52,21 @@ impl ReconcileService for Api {
         Ok(Response::new(self.end_drift(actor, &request.into_inner()).await?))
     }
 
+    async fn start_sweep(
+        &self,
+        request: Request<v1::StartSweepRequest>,
+    ) -> Result<Response<v1::StartSweepResponse>, Status> {
+        let actor = actor_of(&request);
+        Ok(Response::new(self.start(actor, &request.into_inner()).await?))
+    }
+
+    async fn get_sweep(
+        &self,
+        _: Request<v1::GetSweepRequest>,
+    ) -> Result<Response<v1::GetSweepResponse>, Status> {
+        Ok(Response::new(self.told_sweep().await?))
+    }
+
     async fn get_budget(
         &self,
         request: Request<v1::GetBudgetRequest>,
@@ -62,12 +77,12 @@ impl ReconcileService for Api {
 
 impl Api {
     /// The newest revision, read on the leader.
-    async fn led(&self) -> Result<Fresh, ApiError> {
+    pub(super) async fn led(&self) -> Result<Fresh, ApiError> {
         let fresh = self.directory.barrier().await?;
         if fresh.role == Role::Leader { Ok(fresh) } else { Err(self.led_elsewhere()) }
     }
 
-    fn led_elsewhere(&self) -> ApiError {
+    pub(super) fn led_elsewhere(&self) -> ApiError {
         let own = self.directory.node().id;
         ApiError::NotLeader { leader: self.directory.leader().filter(|leader| leader.node_id != own) }
     }
@@ -82,6 +97,7 @@ impl Api {
             Some(mapping) => self.reconciler.verify_now(&device, mapping.epoch).await,
             None => self.reconciler.look_for(&fresh.snapshot, &device).await,
         };
+        self.reconciler.look_again(&device).await;
         let fresh = self.directory.read(Consistency::Local).await?;
         let (snapshot, topology) = (&fresh.snapshot, fresh.snapshot.topology());
         let mapping = mapping_of(snapshot, &device)?;
@@ -110,10 +126,13 @@ impl Api {
         };
         answer.finding = finding as i32;
         // What was listed says since when.
-        answer.drift = drift.map(|drift| match self.reconciler.drift_of(&device) {
-            Some(listed) => drift_record(topology, &device, &listed),
-            None => unlisted_record(&device, mapping.as_ref(), &drift),
+        let (own, others): (Vec<_>, Vec<_>) =
+            self.reconciler.drifts_of(&device).into_iter().partition(|(aspect, _)| *aspect == Aspect::Own);
+        answer.drift = drift.map(|drift| match own.first() {
+            Some((_, listed)) => drift_record(topology, &device, listed),
+            None => record(&device, mapping.is_some(), &drift),
         });
+        answer.others = others.iter().map(|(_, listed)| drift_record(topology, &device, listed)).collect();
         answer.mapping = mapping.map(|mapping| {
             mapping_message(topology, snapshot.labels(mapping.labels), device.as_str(), &mapping)
         });
@@ -125,13 +144,18 @@ impl Api {
         let class = drift_from(asked.class).map_err(|problem| ApiError::invalid("class", problem))?;
         let after = match asked.page_token.as_str() {
             "" => None,
-            token => Some(DeviceId::parse(token).map_err(|error| ApiError::invalid("page_token", error))?),
+            token => Some(key_of(token).ok_or_else(|| {
+                ApiError::invalid(
+                    "page_token",
+                    "is none of this list; pass one back exactly as it was received",
+                )
+            })?),
         };
         let fresh = self.led().await?;
         let scope = scope_of(&fresh.snapshot, &asked.scope)?;
         let takes = |listed: &Listed| {
             class.is_none_or(|class| class == listed.drift.class)
-                && scope.is_none_or(|scope| scope == listed.scope)
+                && scope.is_none_or(|scope| Some(scope) == listed.scope)
         };
         let page = self.reconciler.drifts(after.as_ref(), count as usize, takes);
         let page = page.ok_or_else(|| self.led_elsewhere())?;
@@ -139,11 +163,11 @@ impl Api {
         let topology = fresh.snapshot.topology();
         Ok(v1::ListDriftResponse {
             header: Some(self.header(&fresh)),
-            next_page_token: last.map(|(device, _)| device.to_string()).unwrap_or_default(),
+            next_page_token: last.map(|(key, _)| token_of(key)).unwrap_or_default(),
             drifts: page
                 .drifts
                 .iter()
-                .map(|(device, listed)| drift_record(topology, device, listed))
+                .map(|((device, _), listed)| drift_record(topology, device, listed))
                 .collect(),
             dropped: page.dropped,
         })
@@ -163,7 +187,7 @@ impl Api {
             DriftResolution::Unspecified => Err(ApiError::invalid("how", "is missing; say ADOPT or DISMISS")),
             DriftResolution::Dismiss => {
                 let was_listed = match asked.validate_only {
-                    true => self.reconciler.drift_of(&device).is_some(),
+                    true => !self.reconciler.drifts_of(&device).is_empty(),
                     false => self.reconciler.dismiss(&device),
                 };
                 if !was_listed {
@@ -187,7 +211,10 @@ impl Api {
         if let Some(outcome) = change.request_id().map(earlier).transpose()?.flatten() {
             return Ok(adopted(self.written_header(outcome.revision()), &outcome)?.0);
         }
-        let listed = self.reconciler.drift_of(device).ok_or_else(|| self.no_drift(device))?;
+        let mut drifts = self.reconciler.drifts_of(device);
+        // Where there are several, the one that can be taken over is meant.
+        drifts.sort_by_key(|(_, listed)| !listed.drift.is_adoptable());
+        let (aspect, listed) = drifts.into_iter().next().ok_or_else(|| self.no_drift(device))?;
         let Some(mapping) = mapping_of(&fresh.snapshot, device)? else {
             let problem = "the directory does not have the device; have its hub added and linked first";
             return Err(stands(device, problem));
@@ -200,7 +227,7 @@ impl Api {
             return Err(stands(device, problem));
         };
         if !change.validate_only() {
-            let found = self.reconciler.verify_now(device, mapping.epoch).await;
+            let found = self.reconciler.verify_drift(device, mapping.epoch, aspect).await;
             let drift = match found.finding {
                 Finding::Drift(drift) | Finding::Negative { drift: Some(drift), .. } => drift,
                 Finding::NotVerified { problem } => {
@@ -223,7 +250,7 @@ impl Api {
         let (header, outcome) = self.change(change, Command::Assign(assign)).await?;
         let (answer, epoch) = adopted(header, &outcome)?;
         if !change.validate_only() {
-            self.reconciler.adopted(device, epoch);
+            self.reconciler.adopted(device, aspect, epoch);
         }
         Ok(answer)
     }
@@ -339,6 +366,25 @@ fn told(drift: &Drift) -> String {
     }
 }
 
+/// A place in the list of drift, as a page token.
+fn token_of((device, aspect): &DriftKey) -> String {
+    match aspect {
+        Aspect::Own => device.to_string(),
+        Aspect::Barred => format!("{device} b"),
+        Aspect::Left(HubNo(no)) => format!("{device} {no}"),
+    }
+}
+
+fn key_of(token: &str) -> Option<DriftKey> {
+    // No device ID has a space.
+    let (device, aspect) = match token.split_once(' ') {
+        None => (token, Aspect::Own),
+        Some((device, "b")) => (device, Aspect::Barred),
+        Some((device, no)) => (device, Aspect::Left(HubNo(no.parse().ok()?))),
+    };
+    Some((DeviceId::parse(device).ok()?, aspect))
+}
+
 fn device_of(id: &str) -> Result<DeviceId, ApiError> {
     DeviceId::parse(id).map_err(|error| ApiError::invalid("device_id", error))
 }
@@ -348,7 +394,7 @@ fn mapping_of(snapshot: &Snapshot, device: &DeviceId) -> Result<Option<Mapping>,
 }
 
 /// The scope of a filter; none is named by nothing.
-fn scope_of(snapshot: &Snapshot, name: &str) -> Result<Option<ScopeNo>, ApiError> {
+pub(super) fn scope_of(snapshot: &Snapshot, name: &str) -> Result<Option<ScopeNo>, ApiError> {
     if name.is_empty() {
         return Ok(None);
     }
@@ -357,18 +403,13 @@ fn scope_of(snapshot: &Snapshot, name: &str) -> Result<Option<ScopeNo>, ApiError
 }
 
 fn drift_record(topology: &Topology, device: &DeviceId, listed: &Listed) -> v1::DriftRecord {
-    let scope = topology.scope(listed.scope).map(|scope| scope.name.to_string());
+    let scope = listed.scope.and_then(|no| topology.scope(no)).map(|scope| scope.name.to_string());
     let has_mapping = listed.drift.ours.status.is_some();
     v1::DriftRecord {
         since: Some(timestamp(listed.since_ms)),
         scope: scope.unwrap_or_default(),
         ..record(device, has_mapping, &listed.drift)
     }
-}
-
-/// A drift that the list has lost since it was found.
-fn unlisted_record(device: &DeviceId, mapping: Option<&Mapping>, drift: &Drift) -> v1::DriftRecord {
-    record(device, mapping.is_some(), drift)
 }
 
 fn record(device: &DeviceId, has_mapping: bool, drift: &Drift) -> v1::DriftRecord {
@@ -390,7 +431,7 @@ fn record(device: &DeviceId, has_mapping: bool, drift: &Drift) -> v1::DriftRecor
     }
 }
 
-fn timestamp(ms: u64) -> prost_types::Timestamp {
+pub(super) fn timestamp(ms: u64) -> prost_types::Timestamp {
     let since = Duration::from_millis(ms);
     prost_types::Timestamp {
         seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),

@@ -4,6 +4,7 @@ mod azure;
 mod operator;
 mod read_through;
 mod stage;
+mod sweep;
 
 use std::time::Duration;
 

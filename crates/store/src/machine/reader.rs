@@ -206,6 +206,11 @@ impl Snapshot {
         self.root.meta().hub_seats(hub)
     }
 
+    /// Devices of a scope.
+    pub fn scope_devices(&self, scope: ScopeNo) -> u64 {
+        self.root.meta().scope_devices(scope)
+    }
+
     /// Seats of a stamp.
     pub fn stamp_seats(&self, stamp: StampNo) -> Seats {
         self.root.meta().stamp_seats(stamp)

@@ -12,10 +12,12 @@ use berth_proto::v1;
 use berth_proto::v1::lookup_service_client::LookupServiceClient;
 use berth_proto::v1::reconcile_service_client::ReconcileServiceClient;
 use berth_proto::v1::report_response::Result as Answer;
-use berth_server::config::{Config, Settings};
+use berth_server::config::{AzureSettings, Config, Settings};
 use berth_server::health::Serving;
 use berth_server::raft::Clock;
-use berth_server::reconcile::{Authority, Trouble};
+use berth_server::reconcile::{
+    Authority, Cursor, EnrollmentRow, IdentityRow, Listing, RegistrationRow, Trouble,
+};
 use berth_server::run::{Injected, Node};
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
@@ -57,12 +59,23 @@ impl Clock for StandingClock {
     fn now_ms(&self) -> u64 {
         self.now()
     }
+
+    /// Whoever waits finds that the time has passed.
+    fn sleep(&self, time: Duration) -> BoxFuture<'_, ()> {
+        self.advance(time);
+        Box::pin(tokio::task::yield_now())
+    }
 }
 
 #[derive(Default)]
 struct Script {
     registrations: HashMap<String, Result<Option<RegistrationSeen>, Trouble>>,
     identities: HashMap<String, Result<IdentitySeen, Trouble>>,
+    enrolled: Vec<EnrollmentRow>,
+    registered: HashMap<String, Vec<RegistrationRow>>,
+    listed: HashMap<String, Vec<IdentityRow>>,
+    /// What an enrollment says, where it says anything.
+    enrollments: HashMap<String, RegistrationSeen>,
     /// Questions after registrations, and all questions.
     asked: (usize, usize),
 }
@@ -87,6 +100,45 @@ impl Scripted {
 
     pub fn identity(&self, id: &str, said: Result<IdentitySeen, Trouble>) {
         self.script.lock().identities.insert(id.to_owned(), said);
+    }
+
+    /// What is said of an enrollment.
+    pub fn enrollment(&self, id: &str, said: RegistrationSeen) {
+        self.script.lock().enrollments.insert(id.to_owned(), said);
+    }
+
+    /// Lists an enrollment, by the device's name at DPS and in its hub.
+    pub fn enroll(&self, registration: &str, device: &str, is_disabled: bool) {
+        self.script.lock().enrolled.push(EnrollmentRow {
+            registration: registration.parse().unwrap(),
+            device: device.parse().unwrap(),
+            is_disabled,
+            seen: None,
+        });
+    }
+
+    /// Lists the registration of a group's device.
+    pub fn group(&self, group: &str, id: &str, seen: RegistrationSeen) {
+        let row = RegistrationRow { registration: id.parse().unwrap(), seen };
+        self.script.lock().registered.entry(group.to_owned()).or_default().push(row);
+    }
+
+    /// Lists an identity of a hub.
+    pub fn list(&self, hub: &str, device: &str, is_enabled: bool) {
+        let row = IdentityRow { device: device.parse().unwrap(), is_enabled };
+        self.script.lock().listed.entry(hub.to_owned()).or_default().push(row);
+    }
+
+    async fn page<T: Clone>(
+        &self,
+        from: Option<&Cursor>,
+        rows: impl FnOnce(&Script) -> Vec<T>,
+    ) -> Listing<T> {
+        let all = self.answer(false, rows).await;
+        let start: usize = from.map_or(0, |Cursor(at)| at.parse().unwrap());
+        let end = all.len().min(start + PAGE_ROWS);
+        let next = (end < all.len()).then(|| Cursor(end.to_string()));
+        Listing { rows: all[start..end].to_vec(), odd: 0, next }
     }
 
     /// From now on nothing is answered until it is released.
@@ -138,9 +190,9 @@ impl Authority for Scripted {
     fn enrollment<'a>(
         &'a self,
         _: &'a Scope,
-        _: &'a RegistrationId,
+        id: &'a RegistrationId,
     ) -> BoxFuture<'a, Result<Option<RegistrationSeen>, Trouble>> {
-        Box::pin(self.answer(false, |_| Ok(None)))
+        Box::pin(self.answer(false, |script| Ok(script.enrollments.get(id.as_str()).cloned())))
     }
 
     fn identity<'a>(
@@ -154,7 +206,51 @@ impl Authority for Scripted {
         };
         Box::pin(self.answer(false, say))
     }
+
+    fn enrollments<'a>(
+        &'a self,
+        _: &'a Scope,
+        from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<EnrollmentRow>, Trouble>> {
+        let from = from.cloned();
+        Box::pin(async move { Ok(self.page(from.as_ref(), |script| script.enrolled.clone()).await) })
+    }
+
+    fn groups<'a>(
+        &'a self,
+        _: &'a Scope,
+        from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<String>, Trouble>> {
+        let from = from.cloned();
+        let groups = |script: &Script| script.registered.keys().cloned().collect();
+        Box::pin(async move { Ok(self.page(from.as_ref(), groups).await) })
+    }
+
+    fn registrations<'a>(
+        &'a self,
+        _: &'a Scope,
+        group: &str,
+        from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<RegistrationRow>, Trouble>> {
+        let (group, from) = (group.to_owned(), from.cloned());
+        Box::pin(
+            async move { Ok(self.page(from.as_ref(), |script| script.registered[&group].clone()).await) },
+        )
+    }
+
+    fn identities<'a>(
+        &'a self,
+        hub: &'a HubName,
+        from: Option<&Cursor>,
+    ) -> BoxFuture<'a, Result<Listing<IdentityRow>, Trouble>> {
+        let from = from.cloned();
+        let listed = |script: &Script| script.listed.get(hub.as_str()).cloned().unwrap_or_default();
+        Box::pin(async move { Ok(self.page(from.as_ref(), listed).await) })
+    }
 }
+
+/// Rows of a page.
+const PAGE_ROWS: usize = 2;
 
 /// The scope as reports need it, and hubs with room in their budgets.
 pub fn topology() -> v1::DesiredTopology {
@@ -209,7 +305,8 @@ impl Stage {
             authority: Some(Arc::new(authority.clone())),
             ..Injected::default()
         };
-        let mut bench = Bench::start_on(Settings::default(), injected).await;
+        let azure = AzureSettings { sweep_every: Some("0".to_owned()), ..AzureSettings::default() };
+        let mut bench = Bench::start_on(Settings { azure, ..Settings::default() }, injected).await;
         bench.topology.apply(apply(topology())).await.unwrap();
         Self { bench, clock, authority }
     }
@@ -372,6 +469,80 @@ impl Three {
         assert_eq!(self.authority.registrations(), 2, "the leader asks once for all three, of each device");
         join_all(self.nodes.into_iter().map(Node::shutdown)).await;
     }
+}
+
+impl Three {
+    /// The leader sweeps, and another node is made leader before it is answered.
+    pub async fn lose_the_leader_of_a_sweep(self, row: v1::DeviceAssignment) {
+        let row = v1::DeviceAssignment { scope: SCOPE.to_owned(), ..row };
+        let device = row.device_id.clone();
+        let sweeping = loop {
+            let Some(leader) = self.leader() else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let channel = format!("http://{}", leader.addresses().client);
+            let mut topologies =
+                v1::topology_service_client::TopologyServiceClient::connect(channel.clone()).await.unwrap();
+            let mut devices =
+                v1::device_service_client::DeviceServiceClient::connect(channel.clone()).await.unwrap();
+            let mut calls = ReconcileServiceClient::connect(channel).await.unwrap();
+            let assign = v1::AssignRequest { assignment: Some(row.clone()), ..v1::AssignRequest::default() };
+            // DPS names another hub, and does not know better.
+            self.authority.registration(&device, Ok(Some(assigned(&device, HUB_2, None))));
+            self.authority.hold();
+            if topologies.apply(apply(topology())).await.is_ok()
+                && devices.assign(assign).await.is_ok()
+                && calls.start_sweep(v1::StartSweepRequest::default()).await.is_ok()
+            {
+                break leader;
+            }
+        };
+        self.authority.asked(1).await;
+        let led = sweeping.raft().status();
+        let heir = led.members.iter().find(|member| member.id != led.id).unwrap().id;
+        let heir = self.nodes.iter().find(|node| node.raft().status().id == heir).unwrap();
+        Self::hand_over(sweeping, heir).await;
+        self.authority.release();
+        // The new leader knows of no sweep, and runs one of its own.
+        let mut calls = sweeps_of(heir).await;
+        let none = calls.get_sweep(v1::GetSweepRequest {}).await.unwrap().into_inner();
+        assert_eq!(none.sweep, None);
+        calls.start_sweep(v1::StartSweepRequest::default()).await.unwrap();
+        let done = loop {
+            let sweep = calls.get_sweep(v1::GetSweepRequest {}).await.unwrap().into_inner().sweep.unwrap();
+            if sweep.state() != v1::SweepState::Running {
+                break sweep;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        assert_eq!((done.state(), done.found.len(), done.repaired), (v1::SweepState::Completed, 1, 0));
+        // Back in its place, the old one says that its own was cut short, and has found nothing.
+        Self::hand_over(heir, sweeping).await;
+        let told = sweeps_of(sweeping).await.get_sweep(v1::GetSweepRequest {}).await.unwrap().into_inner();
+        let told = told.sweep.unwrap();
+        assert_eq!(
+            (told.state(), told.pages, told.verified),
+            (v1::SweepState::Interrupted, 1, 0),
+            "{told:?}"
+        );
+        join_all(self.nodes.into_iter().map(Node::shutdown)).await;
+    }
+
+    async fn hand_over(from: &Node, to: &Node) {
+        let channel = format!("http://{}", from.addresses().client);
+        let mut cluster = v1::cluster_service_client::ClusterServiceClient::connect(channel).await.unwrap();
+        let node_id = to.raft().status().id;
+        let request = v1::TransferLeaderRequest { node_id, ..Default::default() };
+        cluster.transfer_leader(request).await.unwrap();
+        while from.raft().leads() || !to.raft().leads() || to.raft().lacks_quorum() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn sweeps_of(node: &Node) -> ReconcileServiceClient<tonic::transport::Channel> {
+    ReconcileServiceClient::connect(format!("http://{}", node.addresses().client)).await.unwrap()
 }
 
 fn free_address() -> String {

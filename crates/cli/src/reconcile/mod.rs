@@ -1,5 +1,7 @@
 //! `berth reconcile`: where the directory and Azure disagree, and what is done about it.
 
+mod sweep;
+
 use berth_client::v1;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -28,6 +30,8 @@ enum ReconcileCommand {
         after_help = "Exit codes: 3 where nobody knows the device, 1 where Azure disagrees, names no hub, or could not be asked."
     )]
     Device(DeviceArgs),
+    /// Compare all devices with Azure, at a pace that leaves reports their share
+    Sweep(sweep::SweepArgs),
     /// List the devices that Azure and the directory disagree over
     Drift(DriftArgs),
     /// End a disagreement
@@ -120,6 +124,7 @@ const BUDGET_COLUMNS: [Column; 7] = [
 pub(crate) async fn run(common: &Common, args: ReconcileArgs, screen: &mut Screen) -> Result<u8, Failure> {
     match args.command {
         ReconcileCommand::Device(args) => device(common, args, screen).await,
+        ReconcileCommand::Sweep(args) => sweep::run(common, args, screen).await,
         ReconcileCommand::Drift(args) => drift(common, args, screen).await,
         ReconcileCommand::Resolve(args) => resolve(common, args, screen).await,
         ReconcileCommand::Budget(args) => budget(common, args, screen).await,
@@ -136,6 +141,7 @@ async fn device(common: &Common, args: DeviceArgs, screen: &mut Screen) -> Resul
         "negative": if negative == 0 { Value::Null } else { present::negative_kind(negative).into() },
         "mapping": answer.mapping.as_ref().map(present::mapping),
         "drift": answer.drift.as_ref().map(present::drift_record),
+        "others": answer.others.iter().map(present::drift_record).collect::<Vec<_>>(),
         "problem": if answer.problem.is_empty() { Value::Null } else { answer.problem.clone().into() },
         "again_after_ms": answer.again_after.as_ref().map(present::millis),
         "header": present::header(answer.header.as_ref()),
