@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_client::{Client, v1};
-use berth_server::config::{Config, Settings};
+use berth_server::config::{AzureSettings, Config, Settings};
 use berth_server::health::Serving;
 use berth_server::run::{Injected, Node};
 use tokio::runtime::Runtime;
@@ -34,12 +34,12 @@ struct DemoNode {
 }
 
 impl Nodes {
-    /// Starts three nodes below `folder`.
-    pub(super) async fn start(folder: &Path) -> Result<Self, Failure> {
+    /// Starts three nodes below `folder`, which find Azure as they are told.
+    pub(super) async fn start(folder: &Path, azure: &AzureSettings) -> Result<Self, Failure> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut nodes = Self { nodes: configs(&folder.join(format!("try-{tries}")))? };
+            let mut nodes = Self { nodes: configs(&folder.join(format!("try-{tries}")), azure)? };
             match nodes.start_all().await {
                 Ok(()) => return Ok(nodes),
                 Err(failure) => {
@@ -162,7 +162,7 @@ impl DemoNode {
     }
 }
 
-fn configs(folder: &Path) -> Result<Vec<DemoNode>, Failure> {
+fn configs(folder: &Path, azure: &AzureSettings) -> Result<Vec<DemoNode>, Failure> {
     let no_ports = |e: std::io::Error| Failure::refused(format!("cannot find free ports on 127.0.0.1: {e}"));
     let ports = free_addresses(3 * NAMES.len()).map_err(no_ports)?;
     let of = |node: usize| (ports[3 * node], ports[3 * node + 1], ports[3 * node + 2]);
@@ -180,6 +180,7 @@ fn configs(folder: &Path) -> Result<Vec<DemoNode>, Failure> {
                 peer_listen: Some(peer.to_string()),
                 http_listen: Some(http.to_string()),
                 bootstrap: Some(bootstrap.clone()),
+                azure: azure.clone(),
                 ..Settings::default()
             };
             let config = Config::from_settings([settings]).map_err(|e| Failure::refused(e.to_string()))?;
