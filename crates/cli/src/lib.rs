@@ -24,6 +24,7 @@ mod report;
 mod screen;
 mod server;
 mod shell;
+mod stage;
 mod topology;
 mod topology_file;
 

@@ -10,18 +10,16 @@ use berth_client::{Client, v1};
 use berth_emulator::Command;
 use tokio::task::JoinSet;
 
-use super::emulated::{Azure, Called, DPS, FIELD_1, FIELD_2, SCOPE};
-use super::nodes::Nodes;
-use super::{PATIENCE, check, client, count_on, say};
+use super::{check, count_on, say};
 use crate::args::Common;
 use crate::failure::Failure;
 use crate::import::{Acks, ImportArgs, perform};
 use crate::screen::Screen;
+use crate::stage::azure::{Called, DPS, FIELD_1, FIELD_2, device_id, write_file};
+use crate::stage::{Azure, Nodes, PATIENCE, client};
 
 /// Devices that the provisioning service knows.
 const DEVICES: u32 = 2_000;
-/// Prefix of their IDs.
-const PREFIX: &str = "pump-";
 /// Callers that report one device at the same time.
 const REPORTERS: usize = 1_000;
 /// The device that the directory does not have when it is looked up first.
@@ -54,24 +52,14 @@ pub(super) async fn play(
     Ok(u64::from(DEVICES))
 }
 
-fn device_id(no: u32) -> String {
-    format!("{PREFIX}{no:06}")
-}
-
 /// A device that is registered with the provisioning service, and that nobody told the directory of.
 async fn found_by_lookup(azure: &Azure, cluster: &Client, screen: &mut Screen) -> Result<(), Failure> {
-    let (dps, hub, prefix) = (DPS.to_owned(), FIELD_1.to_owned(), PREFIX.to_owned());
-    azure.command(Command::Seed { dps, hub, prefix, first: 0, count: DEVICES }).await?;
-    let scope = v1::Scope {
-        name: SCOPE.to_owned(),
-        service_host: DPS.to_owned(),
-        credential_ref: azure.dps_credential_ref(),
-        linked_hubs: vec![FIELD_1.to_owned(), FIELD_2.to_owned()],
-        read_through: true,
+    azure.seed(DEVICES).await?;
+    let request = v1::CreateScopeRequest {
+        reason: "demo".to_owned(),
+        scope: Some(azure.scope()),
         ..Default::default()
     };
-    let request =
-        v1::CreateScopeRequest { reason: "demo".to_owned(), scope: Some(scope), ..Default::default() };
     cluster.create_scope(request).await?;
 
     let (id, before) = (device_id(UNKNOWN), azure.questions());
@@ -92,9 +80,7 @@ async fn found_by_lookup(azure: &Azure, cluster: &Client, screen: &mut Screen) -
 
 async fn import(common: &Common, folder: &Path, nodes: &Nodes, screen: &mut Screen) -> Result<(), Failure> {
     let file = folder.join("field.csv");
-    let lines = (0..DEVICES).map(|no| format!("{},{FIELD_1},{SCOPE}\n", device_id(no)));
-    let text = std::iter::once("device_id,hub,scope\n".to_owned()).chain(lines).collect::<String>();
-    std::fs::write(&file, text).map_err(|e| Failure::file("write", &file, &e))?;
+    write_file(&file, DEVICES)?;
     let common = Common { endpoints: nodes.addresses(), ..common.clone() };
     let summary = perform(&common, &ImportArgs::of_csv(file), &Acks::default(), screen).await?;
     let created = summary["created"].as_u64().unwrap_or(0);

@@ -3,25 +3,22 @@
 //! beside an emulated Azure, devices that move unseen and are found again; and a recount of everything.
 
 mod crash;
-mod emulated;
 pub(crate) mod export_file;
 mod healing;
 mod load;
 mod moving;
-mod nodes;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use berth_client::{Client, Options, v1};
+use berth_client::{Client, v1};
 use clap::Args;
 
 use crate::args::Common;
 use crate::failure::{EXIT_DONE, Failure};
 use crate::import::{Acks, ImportArgs, perform};
 use crate::screen::{Format, Screen};
-use emulated::Azure;
-use nodes::Nodes;
+use crate::stage::{Azure, Nodes, azure, client};
 
 /// Most devices of a demo: what one hub takes.
 const DEVICES_MAX: u64 = 1_000_000;
@@ -33,8 +30,6 @@ const PREFIX: &str = "meter-";
 const HUB_FROM: &str = "contoso-prod-1a.azure-devices.net";
 /// The hub that a population moves to.
 const HUB_TO: &str = "contoso-prod-2a.azure-devices.net";
-/// How long any step may wait for the cluster.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The topology that is applied: three stamps, one of them for tests, with seven hubs.
 const TOPOLOGY: &str = r#"
@@ -268,19 +263,13 @@ async fn keep(folder: PathBuf, nodes: &Nodes, screen: &mut Screen) -> Result<(),
         format!("  berth device list --hub {HUB_TO} --limit 5"),
         format!("  berth hub cordon {HUB_TO} --reason maintenance"),
         "  berth export --out devices.csv".to_owned(),
-        format!("  berth report pump-000009 --hub {} --epoch 1 --observed not-found", emulated::FIELD_1),
+        format!("  berth lookup {}", azure::device_id(9)),
     ] {
         say(screen, &line)?;
     }
     say(screen, "Ctrl-C ends it.")?;
     screen.flush()?;
     tokio::signal::ctrl_c().await.map_err(|e| Failure::refused(format!("cannot wait for Ctrl-C: {e}")))
-}
-
-/// A client of these nodes, with the patience of a demo.
-fn client(addresses: &[String]) -> Result<Client, Failure> {
-    let options = Options { deadline: PATIENCE, ..Options::default() };
-    Ok(Client::connect(addresses, options)?)
 }
 
 fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {
