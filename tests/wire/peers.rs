@@ -157,6 +157,9 @@ goldens! {
     forward_read_through: internal::ForwardRequest {
         call: Some(internal::forward_request::Call::ReadThrough(internal::ReadThrough { device_id: text("d") })),
     } => "12030a0164";
+    forward_verify: internal::ForwardRequest {
+        call: Some(internal::forward_request::Call::Verify(internal::Verify { device_id: text("d"), epoch: 7 })),
+    } => "1a050a01641007";
     forward_look_again: internal::ForwardResponse {
         answer: Some(internal::forward_response::Answer::LookAgain(internal::Empty {})),
     } => "1200";

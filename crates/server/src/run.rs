@@ -156,9 +156,6 @@ impl Node {
             broken: broken.clone(),
             space,
         };
-        parts.sample_into(&metrics);
-        parts.spawn(&mut chores);
-
         let reconciler = Reconciler::new(
             directory.clone(),
             Arc::clone(&raft),
@@ -166,6 +163,9 @@ impl Node {
             Arc::clone(&injected.clock),
             Arc::clone(&metrics.reconcile),
         );
+        parts.sample_into(&metrics, &reconciler);
+        parts.spawn(&mut chores);
+
         let api = Arc::new(Api::new(directory.clone(), reconciler));
         raft.answer_forwarded(api.forwarded());
         let cluster = ClusterApi::new(

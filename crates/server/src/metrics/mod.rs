@@ -117,7 +117,7 @@ mod tests {
         metrics.reconcile.called("get registration", "ok");
         metrics.reconcile.left("0ne00112233", 49);
         metrics.reconcile.joined();
-        metrics.reconcile.set_drift([(berth_core::reconcile::DriftClass::Pending, 3)].into_iter());
+        metrics.reconcile.set_drift(&[(berth_core::reconcile::DriftClass::Pending, 3)].into());
         metrics.set_sampler(Box::new(|metrics| {
             metrics.store.devices.set(7);
             metrics.raft.set_peer_lag([(2, 5)]);

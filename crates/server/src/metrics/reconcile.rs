@@ -1,5 +1,7 @@
 //! What the reconciler asked of Azure, what it did not have to ask, and what it found.
 
+use std::collections::BTreeMap;
+
 use berth_core::reconcile::DriftClass;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -54,9 +56,10 @@ impl ReconcileMetrics {
         self.remembered.inc();
     }
 
-    /// Sets how many devices are in drift.
-    pub fn set_drift(&self, counts: impl Iterator<Item = (DriftClass, usize)>) {
-        for (class, count) in counts {
+    /// Sets how many devices are in drift; a class that is not named has none.
+    pub fn set_drift(&self, counts: &BTreeMap<DriftClass, usize>) {
+        for class in DriftClass::ALL {
+            let count = counts.get(class).copied().unwrap_or_default();
             self.drift.get_or_create(&[("class", class.name())]).set(whole(count as u64));
         }
     }

@@ -54,21 +54,26 @@ impl<K: Clone + Eq + Hash> Memory<K> {
 #[derive(Debug, Default)]
 pub struct Drifts {
     listed: Ageing<DeviceId, DriftClass>,
+    counts: BTreeMap<DriftClass, usize>,
 }
 
 impl Drifts {
     /// Lists a device, or takes it from the list.
     pub fn set(&mut self, device: &DeviceId, class: Option<DriftClass>) {
-        match class {
-            Some(class) => self.listed.put(device.clone(), class, DRIFTS_MAX),
-            None => self.listed.remove(device),
+        let mut gone = [self.listed.remove(device), None];
+        if let Some(class) = class {
+            gone[1] = self.listed.put(device.clone(), class, DRIFTS_MAX);
+            *self.counts.entry(class).or_default() += 1;
+        }
+        for class in gone.into_iter().flatten() {
+            let count = self.counts.entry(class).or_default();
+            *count = count.saturating_sub(1);
         }
     }
 
     /// How many are listed of each class.
-    pub fn counts(&self) -> impl Iterator<Item = (DriftClass, usize)> {
-        let of = |class| self.listed.by_device.values().filter(|(_, listed)| *listed == class).count();
-        DriftClass::ALL.iter().map(move |class| (*class, of(*class)))
+    pub fn counts(&self) -> BTreeMap<DriftClass, usize> {
+        self.counts.clone()
     }
 }
 
@@ -91,22 +96,25 @@ impl<K: Clone + Eq + Hash, T> Ageing<K, T> {
         self.by_device.get(device).map(|(_, value)| value)
     }
 
-    fn put(&mut self, device: K, value: T, max: usize) {
+    /// Puts a value in the place of the one before, and tells which had to go for want of room.
+    fn put(&mut self, device: K, value: T, max: usize) -> Option<T> {
         self.remove(&device);
+        let mut gone = None;
         if self.by_device.len() >= max
             && let Some((_, oldest)) = self.by_age.pop_first()
         {
-            self.by_device.remove(&oldest);
+            gone = self.by_device.remove(&oldest).map(|(_, value)| value);
         }
         self.by_age.insert(self.next, device.clone());
         self.by_device.insert(device, (self.next, value));
         self.next += 1;
+        gone
     }
 
-    fn remove(&mut self, device: &K) {
-        if let Some((age, _)) = self.by_device.remove(device) {
-            self.by_age.remove(&age);
-        }
+    fn remove(&mut self, device: &K) -> Option<T> {
+        let (age, value) = self.by_device.remove(device)?;
+        self.by_age.remove(&age);
+        Some(value)
     }
 }
 
@@ -142,7 +150,9 @@ mod tests {
         }
         drifts.set(&device(5), Some(DriftClass::Missing));
         drifts.set(&device(6), None);
-        let counts: BTreeMap<_, _> = drifts.counts().collect();
+        drifts.set(&device(7), Some(DriftClass::Pending));
+        let counts = drifts.counts();
         assert_eq!((counts[&DriftClass::Pending], counts[&DriftClass::Missing]), (DRIFTS_MAX - 2, 1));
+        assert_eq!(counts.values().sum::<usize>(), drifts.listed.by_device.len());
     }
 }

@@ -16,6 +16,7 @@ use crate::directory::{Directory, SpaceGate, State};
 use crate::health::{Health, Serving};
 use crate::metrics::{Metrics, ScrubMetrics, whole};
 use crate::raft::RaftNode;
+use crate::reconcile::Reconciler;
 
 /// Between two attempts to pass the first barrier.
 const BARRIER_PAUSE: Duration = Duration::from_millis(20);
@@ -71,7 +72,8 @@ impl Chores {
     }
 
     /// Sets the gauges whenever somebody looks.
-    pub(super) fn sample_into(&self, metrics: &Metrics) {
+    pub(super) fn sample_into(&self, metrics: &Metrics, reconciler: &Reconciler) {
+        let sample_reconciler = reconciler.sampler();
         let (raft, machine, log) = (Arc::downgrade(&self.raft), self.machine.clone(), self.log.clone());
         let directory = self.directory.clone();
         metrics.set_sampler(Box::new(move |metrics| {
@@ -79,6 +81,7 @@ impl Chores {
                 sample_raft(metrics, &raft);
             }
             sample_store(metrics, &machine, &log, &directory);
+            sample_reconciler();
         }));
     }
 }
