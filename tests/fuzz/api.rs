@@ -201,6 +201,35 @@ fn calls(fuzz: &mut Fuzz) -> Vec<(&'static str, Vec<Vec<u8>>)> {
             vec![v1::LookupStreamRequest { tag: 4, ..v1::LookupStreamRequest::default() }.encode_to_vec()],
         ),
         (
+            "/berth.v1.ReconcileService/ReconcileDevice",
+            vec![v1::ReconcileDeviceRequest { device_id: "d0".to_owned() }.encode_to_vec()],
+        ),
+        (
+            "/berth.v1.ReconcileService/ListDrift",
+            vec![
+                v1::ListDriftRequest {
+                    page_size: 10,
+                    page_token: "d0".to_owned(),
+                    class: v1::DriftClass::Orphan as i32,
+                    scope: "0ne001".to_owned(),
+                }
+                .encode_to_vec(),
+            ],
+        ),
+        (
+            "/berth.v1.ReconcileService/ResolveDrift",
+            vec![
+                v1::ResolveDriftRequest {
+                    request_id: request_id(),
+                    device_id: "d0".to_owned(),
+                    how: v1::DriftResolution::Adopt as i32,
+                    ..Default::default()
+                }
+                .encode_to_vec(),
+            ],
+        ),
+        ("/berth.v1.ReconcileService/GetBudget", vec![v1::GetBudgetRequest::default().encode_to_vec()]),
+        (
             "/berth.v1.ClusterService/Digest",
             vec![v1::DigestRequest { consistency: local(), recount: true }.encode_to_vec()],
         ),

@@ -114,6 +114,50 @@ goldens! {
         retry_after: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
         problem: text("p"),
     } => "1a0a08061202083c180120092006280132096f2e6578616d706c653a02083c420170";
+    reconcile_device_response: v1::ReconcileDeviceResponse {
+        header: None,
+        mapping: None,
+        finding: v1::ReportFinding::Drift as i32,
+        negative: v1::NegativeKind::Missing as i32,
+        drift: Some(v1::DriftRecord {
+            device_id: text("d"),
+            class: v1::DriftClass::Pending as i32,
+            ours: Some(v1::DriftSide { hub: text("h"), status: Some(v1::MappingStatus::Assigned as i32) }),
+            theirs: Some(v1::DriftSide { hub: text("o"), status: None }),
+            since: Some(prost_types::Timestamp { seconds: 300, nanos: 0 }),
+            scope: text("0ne1"),
+            resolutions: vec![v1::DriftResolution::Adopt as i32, v1::DriftResolution::Dismiss as i32],
+        }),
+        problem: text("p"),
+        again_after: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+    } => "180520062a200a016410031a050a0168100322030a016f2a0308ac023204306e65313a0201023201703a02081e";
+    list_drift_request: v1::ListDriftRequest {
+        page_size: 300,
+        page_token: text("d"),
+        class: v1::DriftClass::Orphan as i32,
+        scope: text("0ne1"),
+    } => "08ac0212016418062204306e6531";
+    resolve_drift_request: v1::ResolveDriftRequest {
+        request_id: text("r"),
+        reason: text("why"),
+        validate_only: true,
+        device_id: text("d"),
+        how: v1::DriftResolution::Dismiss as i32,
+    } => "0a0172120377687918012201642802";
+    resolve_drift_response: v1::ResolveDriftResponse {
+        header: None,
+        end: v1::DriftEnd::Settled as i32,
+        epoch: 300,
+        warnings: Vec::new(),
+    } => "100318ac02";
+    azure_budget: v1::AzureBudget {
+        place: Some(v1::azure_budget::Place::Hub(text("h"))),
+        share_percent: 60,
+        per_minute: 300,
+        left: 2,
+        closed_until: Some(prost_types::Timestamp { seconds: 300, nanos: 0 }),
+        read_through_per_minute: 120,
+    } => "120168183c20ac022802320308ac023878";
     assign_request: v1::AssignRequest {
         request_id: text("01936d0e-8b00-7abc-8def-0123456789ab"),
         reason: text("why not"),

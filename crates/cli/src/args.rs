@@ -9,8 +9,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::screen::Format;
 use crate::topology::ObjectArgs;
 use crate::{
-    apply, bench, cluster, demo, device, emulator, export, import, lookup, parse, place, report, server,
-    shell,
+    apply, bench, cluster, demo, device, emulator, export, import, lookup, parse, place, reconcile, report,
+    server, shell,
 };
 
 /// Most results go to stdout; what is going on goes to stderr.
@@ -119,6 +119,8 @@ pub(crate) enum Command {
     Lookup(lookup::LookupArgs),
     /// Tell what was seen at a hub, and have the mapping verified where that contradicts it
     Report(report::ReportArgs),
+    /// Compare devices with Azure, and see and end disagreements
+    Reconcile(reconcile::ReconcileArgs),
     /// Assign, read, list and remove devices
     Device(device::DeviceArgs),
     /// Import devices from a file

@@ -20,6 +20,7 @@ mod parse;
 mod place;
 mod present;
 mod progress;
+mod reconcile;
 mod report;
 mod screen;
 mod server;
@@ -103,6 +104,7 @@ async fn dispatch(cli: Cli, screen: &mut Screen) -> Result<u8, Failure> {
         Command::Demo(args) => demo::run(&common, args, screen).await,
         Command::Lookup(args) => lookup::run(&common, args, screen).await,
         Command::Report(args) => report::run(&common, args, screen).await,
+        Command::Reconcile(args) => reconcile::run(&common, args, screen).await,
         Command::Device(args) => device::run(&common, args, screen).await,
         Command::Import(args) => import::run(&common, args, screen).await,
         Command::Export(args) => export::run(&common, args, screen).await,

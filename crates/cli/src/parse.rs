@@ -53,6 +53,17 @@ pub(crate) fn status(text: &str) -> Result<v1::MappingStatus, String> {
     }
 }
 
+/// Reads a class of drift.
+pub(crate) fn drift(text: &str) -> Result<v1::DriftClass, String> {
+    let upper = format!("DRIFT_CLASS_{}", text.to_ascii_uppercase().replace('-', "_"));
+    match v1::DriftClass::from_str_name(&upper) {
+        Some(class) if class != v1::DriftClass::Unspecified => Ok(class),
+        _ => Err(format!(
+            "`{text}` is no class of drift; write missing, wrong-hub, pending, duplicate, disabled, orphan, hub-unknown or hub-not-linked"
+        )),
+    }
+}
+
 /// Reads a state of a stamp or hub.
 pub(crate) fn accept_state(text: &str) -> Result<v1::AcceptState, String> {
     let upper = format!("ACCEPT_STATE_{}", text.to_ascii_uppercase());

@@ -27,6 +27,8 @@ names! {
     change(ChangeKind) strips "CHANGE_KIND_";
     finding(ReportFinding) strips "REPORT_FINDING_";
     drift(DriftClass) strips "DRIFT_CLASS_";
+    drift_end(DriftEnd) strips "DRIFT_END_";
+    resolution(DriftResolution) strips "DRIFT_RESOLUTION_";
     object(TopologyKind) strips "TOPOLOGY_KIND_";
 }
 
@@ -93,6 +95,42 @@ pub(crate) fn negative(device_id: &str, negative: &v1::Negative) -> Value {
         "epoch": if negative.epoch == 0 { Value::Null } else { negative.epoch.into() },
         "remember_for_ms": negative.remember_for.as_ref().map(millis),
         "confirmed": negative.confirmed,
+    })
+}
+
+pub(crate) fn drift_record(record: &v1::DriftRecord) -> Value {
+    let side = |side: Option<&v1::DriftSide>| {
+        json!({
+            "hub": side.map_or(Value::Null, |side| text(&side.hub)),
+            "status": side.and_then(|side| side.status).map(status),
+        })
+    };
+    json!({
+        "device_id": record.device_id,
+        "class": drift(record.class),
+        "ours": side(record.ours.as_ref()),
+        "theirs": side(record.theirs.as_ref()),
+        "since": record.since.as_ref().map(ToString::to_string),
+        "scope": text(&record.scope),
+        "resolutions": record.resolutions.iter().copied().map(resolution).collect::<Vec<_>>(),
+    })
+}
+
+pub(crate) fn azure_budget(budget: &v1::AzureBudget) -> Value {
+    let (kind, name) = match &budget.place {
+        Some(v1::azure_budget::Place::Hub(name)) => ("HUB", name.as_str()),
+        Some(v1::azure_budget::Place::Scope(name)) => ("SCOPE", name.as_str()),
+        None => ("UNKNOWN", ""),
+    };
+    let is_scope = kind == "SCOPE";
+    json!({
+        "kind": kind,
+        "name": text(name),
+        "share_percent": budget.share_percent,
+        "per_minute": budget.per_minute,
+        "left": budget.left,
+        "closed_until": budget.closed_until.as_ref().map(ToString::to_string),
+        "read_through_per_minute": is_scope.then_some(budget.read_through_per_minute),
     })
 }
 

@@ -192,6 +192,30 @@ fn a_report_is_answered_with_the_mapping_to_use_next() {
 }
 
 #[test]
+fn operators_see_what_may_be_asked_of_azure_and_that_nothing_disagrees() {
+    let stage = Stage::with_topology();
+    stage.json(&["device", "assign", "pump-1", "--hub", "h1.example"]);
+    // Nobody can be asked about a device without a scope.
+    let ran = stage.berth(&["reconcile", "device", "pump-1", "--output", "json"]);
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &told["finding"]), (1, &Value::from("NOT_VERIFIED")), "{told}");
+    assert_eq!(told["mapping"]["hub"], "h1.example");
+    let table = stage.berth(&["reconcile", "device", "pump-1"]);
+    assert!(table.out.contains("PROBLEM") && table.out.contains("NOT_VERIFIED"), "{}", table.out);
+    assert_eq!(stage.json(&["reconcile", "drift", "--class", "wrong-hub"]), serde_json::json!([]));
+    stage.refused(3, &["reconcile", "drift", "--scope", "0ne9"], &["0ne9"]);
+    stage.refused(3, &["reconcile", "resolve", "pump-1", "--adopt"], &["pump-1", "disagreement"]);
+    stage.refused(3, &["reconcile", "resolve", "pump-1", "--dismiss"], &["pump-1"]);
+    assert_eq!(stage.berth(&["reconcile", "resolve", "pump-1"]).code, 2);
+    assert_eq!(stage.berth(&["reconcile", "drift", "--class", "big"]).code, 2);
+    let budgets = stage.json(&["reconcile", "budget"]);
+    let names: Vec<_> = budgets.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["h1.example", "h2.example"]);
+    assert_eq!((&budgets[0]["kind"], &budgets[0]["per_minute"]), (&Value::from("HUB"), &Value::from(60)));
+    assert_eq!(stage.json(&["reconcile", "budget", "--hub", "h2.example"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn devices_are_assigned_looked_up_moved_listed_and_removed() {
     let stage = Stage::with_topology();
     let made = stage.json(&[

@@ -110,6 +110,20 @@ impl Client {
         Ok(answer)
     }
 
+    /// A read that only the leader answers.
+    pub(crate) async fn of_leader<Q, R, F, Fut>(&self, request: Q, call: F) -> Result<R, Error>
+    where
+        Q: Clone,
+        R: Headed,
+        F: Fn(Channel, tonic::Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
+        // Nothing is written under an ID, so that there is no fate to be unknown.
+        let (answer, _) = self.run(Kind::Write(""), &request, call).await.map_err(Stop::into_failure)?;
+        self.observe(&answer);
+        Ok(answer)
+    }
+
     /// A write, under one request ID. Where the caller chose none, one is made; and another one only where the
     /// cluster refused it for its time before any attempt could have written.
     pub(crate) async fn write<Q, R, F, Fut>(&self, mut request: Q, call: F) -> Result<R, Error>

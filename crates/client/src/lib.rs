@@ -26,6 +26,7 @@ mod message;
 mod mint;
 mod node;
 mod options;
+mod reconcile;
 mod session;
 mod topology;
 

@@ -66,6 +66,7 @@ mutations!(
     DeleteRouteRequest,
     ApplyRequest,
     SetStateRequest,
+    ResolveDriftRequest,
 );
 
 headed!(
@@ -104,6 +105,10 @@ headed!(
     SetStateResponse,
     GetCapacityResponse,
     SuggestPlacementResponse,
+    ReconcileDeviceResponse,
+    ListDriftResponse,
+    ResolveDriftResponse,
+    GetBudgetResponse,
     StatusResponse,
     AddLearnerResponse,
     PromoteResponse,

@@ -21,10 +21,11 @@ pub const READ: &str = "berth.read";
 /// The name of writes.
 pub const WRITE: &str = "berth.write";
 /// The services that reflection lists: those that clients are served.
-const PUBLIC_SERVICES: [&str; 4] = [
+const PUBLIC_SERVICES: [&str; 5] = [
     "berth.v1.LookupService",
     "berth.v1.DeviceService",
     "berth.v1.TopologyService",
+    "berth.v1.ReconcileService",
     "berth.v1.ClusterService",
 ];
 /// How long the name of a service may be that somebody asks about.

@@ -268,6 +268,7 @@ fn routes(api: &Api, cluster: ClusterApi, health: &Health) -> Result<edge::Servi
     let routes = edge::Services::new()
         .with(api.device_service())
         .with(api.topology_service())
+        .with(api.reconcile_service())
         .with(cluster.service())
         .with(health.service())
         .with(v1)

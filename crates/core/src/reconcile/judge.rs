@@ -30,7 +30,9 @@ impl Known<'_> {
             RegistrationSeen::Assigned { hub, device, updated } => self.assigned(hub, device, *updated),
             RegistrationSeen::Assigning => self.without_hub(Status::Enrolling, Absence::Enrolling, None),
             RegistrationSeen::Unassigned => self.without_hub(Status::Unassigned, Absence::Unassigned, None),
-            RegistrationSeen::Failed { updated } if self.is_newer(*updated) => {
+            RegistrationSeen::Failed { updated }
+                if self.mapping.status == Status::Failed || self.is_newer(*updated) =>
+            {
                 self.without_hub(Status::Failed, Absence::Failed, *updated)
             }
             RegistrationSeen::Failed { .. } => self.drift(DriftClass::Pending, None, Some(Status::Failed)),

@@ -4,8 +4,10 @@
 //! its own. The provisioning service (DPS) names a device's old hub until the device registers again, whatever was
 //! decided meanwhile: so its word is taken over only where it is known to be the newer one, and is drift otherwise.
 
+mod adopt;
 mod judge;
 
+pub use adopt::adopt;
 pub use judge::judge;
 
 use crate::{Assign, DeviceId, HubName, HubNo, Mapping, Scope, Status, Timestamp};
@@ -69,7 +71,7 @@ pub enum Why {
     Report,
     /// A device that the directory does not have was looked up.
     ReadThrough,
-    /// All devices are compared.
+    /// An operator wants to know, or all devices are compared.
     Sweep,
 }
 

@@ -2,7 +2,7 @@
 
 use berth_core::model::Model;
 use berth_core::reconcile::{
-    Absence, Case, DriftClass, IdentitySeen, NEWER_BY_MS, RegistrationSeen, Verdict, Why, judge,
+    Absence, Case, DriftClass, IdentitySeen, NEWER_BY_MS, RegistrationSeen, Verdict, Why, adopt, judge,
 };
 use berth_core::{
     Assign, Command, DeviceId, Epoch, Evidence, EvidenceSource, HubName, HubPatch, LabelSetNo, Mapping,
@@ -415,4 +415,43 @@ fn what_the_hub_says_decides_where_both_name_it() {
     // A disabled enrollment keeps a device from registering, not from its hub.
     let barred = verdict(Status::Assigned, &RegistrationSeen::Disabled, Some(IdentitySeen::Enabled));
     assert!(matches!(&barred, Verdict::Drift(drift) if drift.class == DriftClass::Disabled), "{barred:?}");
+}
+
+proptest! {
+    #[test]
+    fn a_drift_is_adopted_only_as_azure_says_it(
+        registration in seen(),
+        said in identity(),
+        enforced in any::<bool>(),
+        row in mapping(&world(RepairRule::Adopt).0),
+    ) {
+        let rule = if enforced { RepairRule::Enforce } else { RepairRule::Adopt };
+        let (mut model, scope) = world(rule);
+        let device: DeviceId = "d".parse().unwrap();
+        let case = Case {
+            scope: &scope,
+            device: &device,
+            mapping: Some(&row),
+            registration: &registration,
+            identity: said,
+            why: Why::Sweep,
+            now: Timestamp(NOW),
+        };
+        let drift = match judge(&model.topology, &case) {
+            Verdict::Drift(drift) | Verdict::Negative { drift: Some(drift), .. } => drift,
+            _ => return Ok(()),
+        };
+        let taken = adopt(&device, &row, &drift);
+        prop_assert_eq!(taken.is_some(), drift.is_adoptable());
+        let Some(assign) = taken else { return Ok(()) };
+        prop_assert_eq!(assign.precondition, Precondition::Epoch(row.epoch));
+        prop_assert_eq!((&assign.hub, assign.status), (&drift.theirs.hub, drift.theirs.status));
+        // The directory takes it as it takes any other change, and the two agree then.
+        model.devices.insert(device.clone(), row.clone());
+        prop_assert!(model.propose(&anonymous(Command::Assign(assign)), Timestamp(NOW)).is_ok());
+        let row = model.devices[&device].clone();
+        let case = Case { mapping: Some(&row), ..case };
+        let again = judge(&model.topology, &case);
+        prop_assert!(!matches!(again, Verdict::Drift(ref drift) if drift.is_adoptable()), "{:?}", again);
+    }
 }

@@ -119,6 +119,22 @@ pub enum ApiError {
         /// The scopes that know it.
         scopes: Vec<String>,
     },
+    /// No disagreement with Azure is listed for the device.
+    #[error(
+        "device `{device}` is not known to be in disagreement with Azure; `berth reconcile drift` lists those that are"
+    )]
+    DriftUnknown {
+        /// The device.
+        device: String,
+    },
+    /// The disagreement cannot be ended as asked.
+    #[error("the disagreement over device `{device}` stands: {problem}")]
+    DriftStands {
+        /// The device.
+        device: String,
+        /// What stands against it, and what to do.
+        problem: String,
+    },
     /// No node of the cluster has this ID.
     #[error("node {node_id} is not part of the cluster; `berth cluster status` lists its nodes")]
     NodeUnknown {

@@ -126,6 +126,8 @@ fn class(error: &ApiError) -> (Code, ErrorReason) {
         ApiError::RegistrationAmbiguous { .. } => {
             (Code::FailedPrecondition, ErrorReason::RegistrationAmbiguous)
         }
+        ApiError::DriftUnknown { .. } => (Code::NotFound, ErrorReason::DriftUnknown),
+        ApiError::DriftStands { .. } => (Code::FailedPrecondition, ErrorReason::DriftStands),
         ApiError::NodeUnknown { .. } => (Code::NotFound, ErrorReason::NodeUnknown),
         ApiError::MembershipRefused { .. } => (Code::FailedPrecondition, ErrorReason::MembershipRefused),
         ApiError::NotLeader { .. } => (Code::Unavailable, ErrorReason::NotLeader),
@@ -189,6 +191,8 @@ fn told(error: &ApiError) -> Facts {
         ApiError::RegistrationAmbiguous { registration, scopes } => {
             facts.set("registration", registration).set("scopes", scopes.join(","))
         }
+        ApiError::DriftUnknown { device } => facts.set("device", device),
+        ApiError::DriftStands { device, problem } => facts.set("device", device).set("problem", problem),
         ApiError::NodeUnknown { node_id } | ApiError::SnapshotElsewhere { node_id } => {
             facts.set("node_id", node_id)
         }
@@ -333,6 +337,10 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
             registration: facts.text("registration")?,
             scopes: facts.text("scopes")?.split(',').map(ToOwned::to_owned).collect(),
         },
+        ErrorReason::DriftUnknown => ApiError::DriftUnknown { device: facts.text("device")? },
+        ErrorReason::DriftStands => {
+            ApiError::DriftStands { device: facts.text("device")?, problem: facts.told("problem")? }
+        }
         ErrorReason::NodeUnknown => ApiError::NodeUnknown { node_id: facts.number("node_id")? },
         ErrorReason::MembershipRefused => ApiError::MembershipRefused { problem: facts.told("problem")? },
         ErrorReason::NotLeader => ApiError::NotLeader { leader: read_leader(facts) },

@@ -109,6 +109,8 @@ fn errors() -> Vec<ApiError> {
         ApiError::RegistrationUnknown { registration: name("r"), scope: None },
         ApiError::RegistrationUnknown { registration: name("r"), scope: Some(name("0ne1")) },
         ApiError::RegistrationAmbiguous { registration: name("r"), scopes: vec![name("0ne1"), name("0ne2")] },
+        ApiError::DriftUnknown { device: name("d") },
+        ApiError::DriftStands { device: name("d"), problem: name("Azure names no hub") },
         ApiError::NodeUnknown { node_id: 9 },
         ApiError::MembershipRefused { problem: name("node 4 is 120 entries behind; wait for it") },
         ApiError::NotLeader { leader: None },

@@ -192,16 +192,16 @@ impl Methods {
 fn class_of(service: &str, method: &str) -> Class {
     match (service, method) {
         // It may wait for Azure, and shall not take a lookup's place meanwhile.
-        ("LookupService", "Report") => Class::Writes,
+        ("LookupService", "Report") | ("ReconcileService", "ReconcileDevice") => Class::Writes,
         ("LookupService", _) => Class::Lookups,
         ("DeviceService", "List" | "Import" | "Export") => Class::Bulk,
         ("ClusterService", _) => Class::Admin,
-        ("DeviceService" | "TopologyService", read)
+        ("DeviceService" | "TopologyService" | "ReconcileService", read)
             if ["Get", "List", "Suggest"].iter().any(|verb| read.starts_with(verb)) =>
         {
             Class::Lookups
         }
-        ("DeviceService" | "TopologyService", _) => Class::Writes,
+        ("DeviceService" | "TopologyService" | "ReconcileService", _) => Class::Writes,
         (service, _) if service.starts_with("grpc.") => Class::Standard,
         // A service that is new here is watched closely until somebody gives it a class.
         _ => Class::Admin,
@@ -210,8 +210,8 @@ fn class_of(service: &str, method: &str) -> Class {
 
 fn mutates(class: Class, method: &str) -> bool {
     match class {
-        // A report may be repeated at will, so that its fate need not be known.
-        Class::Writes => method != "Report",
+        // These may be repeated at will, so that their fate need not be known.
+        Class::Writes => !["Report", "ReconcileDevice"].contains(&method),
         // What is new in administration is taken for a change until somebody says that it only reads.
         Class::Admin => !["Status", "Digest"].contains(&method),
         _ => method == "Import",
@@ -250,6 +250,10 @@ mod tests {
         assert_eq!(class("/berth.v1.TopologyService/ListHubs"), Class::Lookups);
         assert_eq!(class("/berth.v1.TopologyService/GetCapacity"), Class::Lookups);
         assert_eq!(class("/berth.v1.TopologyService/SetState"), Class::Writes);
+        assert_eq!(class("/berth.v1.ReconcileService/ReconcileDevice"), Class::Writes);
+        assert_eq!(class("/berth.v1.ReconcileService/ResolveDrift"), Class::Writes);
+        assert_eq!(class("/berth.v1.ReconcileService/ListDrift"), Class::Lookups);
+        assert_eq!(class("/berth.v1.ReconcileService/GetBudget"), Class::Lookups);
         assert_eq!(class("/berth.v1.ClusterService/TransferLeader"), Class::Admin);
         assert_eq!(class("/grpc.health.v1.Health/Check"), Class::Standard);
         assert!(methods.names().len() > 40);
@@ -266,6 +270,11 @@ mod tests {
             assert!(!mutates(&format!("/berth.v1.{reads}")), "{reads}");
         }
         assert!(mutates("/berth.v1.TopologyService/SetState") && mutates("/berth.v1.DeviceService/Import"));
+        assert!(mutates("/berth.v1.ReconcileService/ResolveDrift"));
+        assert!(
+            !mutates("/berth.v1.ReconcileService/ReconcileDevice")
+                && !mutates("/berth.v1.LookupService/Report")
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ const REGISTRY_OPERATIONS_PER_MINUTE: u64 = 100;
 /// The same in tiers B3 and S3.
 const REGISTRY_OPERATIONS_PER_MINUTE_TIER_3: u64 = 5_000;
 /// Berth's share of a hub's registry operations, in percent: devices that move need the rest.
-const HUB_PERCENT: u64 = 60;
+pub const HUB_PERCENT: u64 = 60;
 /// Share of a scope's budget that lookups of unknown devices may use, in percent.
 const READ_THROUGH_PERCENT: u64 = 20;
 /// A bucket holds what comes in so many seconds.
@@ -135,6 +135,17 @@ impl Budgets {
         self.buckets.get(&place).and_then(|bucket| bucket.closed_for(now_ms))
     }
 
+    /// How many operations may be used at once, and until when the place is left alone, where it is. Takes nothing.
+    pub fn left(&self, place: Place, per_minute: u64, now_ms: u64) -> (u64, Option<u64>) {
+        let Some(bucket) = self.buckets.get(&place) else {
+            return (holding(per_minute, START_SECONDS) / OPERATION, None);
+        };
+        let gained = now_ms.saturating_sub(bucket.filled_ms).saturating_mul(per_minute);
+        let content = bucket.content.saturating_add(gained).min(holding(per_minute, BURST_SECONDS));
+        let closed = bucket.closed_for(now_ms).map(|pause| now_ms.saturating_add(millis(pause)));
+        (content / OPERATION, closed)
+    }
+
     /// Leaves a place alone that throttled, for at least as long as it asked for before; tells how long that is.
     pub fn close(&mut self, place: Place, retry_after: Option<Duration>, now_ms: u64) -> Duration {
         let pause = retry_after.unwrap_or(THROTTLED).min(THROTTLED_MAX);
@@ -250,6 +261,8 @@ mod tests {
         let closed = NoLeave::Closed(PLACE, Duration::from_millis(1));
         assert_eq!(budgets.take(&places, 1, 30_999), Err(closed));
         assert_eq!(budgets.closed_for(PLACE, 30_999), Some(Duration::from_millis(1)));
+        assert_eq!(budgets.left(PLACE, 600, 30_999).1, Some(31_000));
+        assert_eq!(budgets.left(PLACE, 600, 31_000), (50, None));
         assert!(budgets.take(&places, 1, 31_000).is_ok());
         assert_eq!(budgets.close(PLACE, Some(Duration::from_secs(86_400)), 31_000), THROTTLED_MAX);
         assert!(budgets.take(&places, 1, 31_000 + millis(THROTTLED_MAX)).is_ok());

@@ -5,7 +5,9 @@ use std::time::Duration;
 use berth_core::reconcile::{Absence, Drift};
 use berth_core::{DeviceId, Epoch, Status};
 
-use super::RETRY;
+use berth_proto::error::ApiError;
+
+use super::{RETRY, crowded};
 
 /// Longest text that tells what stood in the way, in bytes.
 const PROBLEM_BYTES_MAX: usize = 256;
@@ -51,6 +53,19 @@ pub enum Cause {
     },
     /// Too many wait for it already.
     Crowded,
+}
+
+impl Cause {
+    /// What a call is refused with that has nothing to answer with instead.
+    pub fn refusal(self, device: &DeviceId, problem: String, retry_after: Duration) -> ApiError {
+        match self {
+            Self::Away => ApiError::Unverified { device: device.to_string(), problem, retry_after },
+            Self::BudgetSpent { place, per_minute } => {
+                ApiError::BudgetSpent { place, per_minute, retry_after }
+            }
+            Self::Crowded => crowded(),
+        }
+    }
 }
 
 /// A finding, and when asking again makes sense.

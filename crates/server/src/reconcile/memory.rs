@@ -5,15 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
-use berth_core::reconcile::DriftClass;
-use berth_core::{DeviceId, Epoch};
+use berth_core::Epoch;
 
 use super::Finding;
 
 /// Devices whose findings are remembered; beyond it the oldest is forgotten.
 pub const DEVICES_MAX: usize = 65_536;
-/// Devices whose drift is listed; beyond it the oldest is taken from the list.
-pub const DRIFTS_MAX: usize = 10_000;
 
 /// Findings by device and epoch.
 #[derive(Debug)]
@@ -42,38 +39,16 @@ impl<K: Clone + Eq + Hash> Memory<K> {
         self.known.put(device, Known { epoch, from_ms: now_ms, until_ms, finding }, DEVICES_MAX);
     }
 
+    /// Forgets what was found of a device.
+    pub fn forget(&mut self, device: &K) {
+        self.known.remove(device);
+    }
+
     /// What was found at this epoch, and for how long that still stands. A clock that was set back ends it.
     pub fn get(&self, device: &K, epoch: Epoch, now_ms: u64) -> Option<(Finding, Duration)> {
         let known = self.known.get(device).filter(|known| known.epoch == epoch)?;
         let stands = (known.from_ms..known.until_ms).contains(&now_ms);
         stands.then(|| (known.finding.clone(), Duration::from_millis(known.until_ms - now_ms)))
-    }
-}
-
-/// Devices that Azure and the directory disagree over.
-#[derive(Debug, Default)]
-pub struct Drifts {
-    listed: Ageing<DeviceId, DriftClass>,
-    counts: BTreeMap<DriftClass, usize>,
-}
-
-impl Drifts {
-    /// Lists a device, or takes it from the list.
-    pub fn set(&mut self, device: &DeviceId, class: Option<DriftClass>) {
-        let mut gone = [self.listed.remove(device), None];
-        if let Some(class) = class {
-            gone[1] = self.listed.put(device.clone(), class, DRIFTS_MAX);
-            *self.counts.entry(class).or_default() += 1;
-        }
-        for class in gone.into_iter().flatten() {
-            let count = self.counts.entry(class).or_default();
-            *count = count.saturating_sub(1);
-        }
-    }
-
-    /// How many are listed of each class.
-    pub fn counts(&self) -> BTreeMap<DriftClass, usize> {
-        self.counts.clone()
     }
 }
 
@@ -96,30 +71,29 @@ impl<K: Clone + Eq + Hash, T> Ageing<K, T> {
         self.by_device.get(device).map(|(_, value)| value)
     }
 
-    /// Puts a value in the place of the one before, and tells which had to go for want of room.
-    fn put(&mut self, device: K, value: T, max: usize) -> Option<T> {
+    fn put(&mut self, device: K, value: T, max: usize) {
         self.remove(&device);
-        let mut gone = None;
         if self.by_device.len() >= max
             && let Some((_, oldest)) = self.by_age.pop_first()
         {
-            gone = self.by_device.remove(&oldest).map(|(_, value)| value);
+            self.by_device.remove(&oldest);
         }
         self.by_age.insert(self.next, device.clone());
         self.by_device.insert(device, (self.next, value));
         self.next += 1;
-        gone
     }
 
-    fn remove(&mut self, device: &K) -> Option<T> {
-        let (age, value) = self.by_device.remove(device)?;
-        self.by_age.remove(&age);
-        Some(value)
+    fn remove(&mut self, device: &K) {
+        if let Some((age, _)) = self.by_device.remove(device) {
+            self.by_age.remove(&age);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use berth_core::DeviceId;
+
     use super::*;
 
     fn device(n: usize) -> DeviceId {
@@ -137,22 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn both_lists_are_bounded_and_the_oldest_go_first() {
+    fn the_memory_is_bounded_and_the_oldest_go_first() {
         let mut memory = Memory::default();
         for n in 0..=DEVICES_MAX {
             memory.put(device(n), Epoch(1), Finding::Confirmed, 5_000, 0);
         }
         assert!(memory.get(&device(0), Epoch(1), 0).is_none());
         assert!(memory.get(&device(1), Epoch(1), 0).is_some());
-        let mut drifts = Drifts::default();
-        for n in 0..=DRIFTS_MAX {
-            drifts.set(&device(n), Some(DriftClass::Pending));
-        }
-        drifts.set(&device(5), Some(DriftClass::Missing));
-        drifts.set(&device(6), None);
-        drifts.set(&device(7), Some(DriftClass::Pending));
-        let counts = drifts.counts();
-        assert_eq!((counts[&DriftClass::Pending], counts[&DriftClass::Missing]), (DRIFTS_MAX - 2, 1));
-        assert_eq!(counts.values().sum::<usize>(), drifts.listed.by_device.len());
+        memory.forget(&device(1));
+        assert!(memory.get(&device(1), Epoch(1), 0).is_none());
     }
 }

@@ -8,9 +8,11 @@ mod ask;
 mod authority;
 mod azure;
 mod budget;
+mod drifts;
 mod finding;
 mod flight;
 mod memory;
+mod operator;
 mod read_through;
 
 use std::sync::Arc;
@@ -33,12 +35,15 @@ use tokio::time::{Instant, timeout_at};
 
 pub use authority::{Authority, Trouble};
 pub use azure::AzureAuthority;
+pub use drifts::Listed;
 pub use finding::{Cause, Finding, Found};
+pub use operator::{BudgetLeft, DriftPage};
 
 use budget::Budgets;
+use drifts::Drifts;
 use finding::{Landed, absence_of, negative};
 use flight::{Boarding, Flights};
-use memory::{Drifts, Memory};
+use memory::Memory;
 
 use crate::directory::Directory;
 use crate::metrics::ReconcileMetrics;
@@ -209,7 +214,8 @@ impl Reconciler {
         move || {
             if let Some(inner) = inner.upgrade() {
                 let term = inner.leading_term();
-                let counts = term.and_then(|term| inner.of_term(term, |held| held.drifts.counts()));
+                let counts = |held: &mut OfTerm| held.drifts.counts().collect();
+                let counts = term.and_then(|term| inner.of_term(term, counts));
                 inner.metrics.set_drift(&counts.unwrap_or_default());
             }
         }
@@ -287,12 +293,12 @@ impl Inner {
                 self.keep(&question, epoch, Finding::Confirmed, REMEMBER_CONFIRMED_MS, None)
             }
             Verdict::Drift(drift) => {
-                let class = drift.class;
-                self.keep(&question, epoch, Finding::Drift(drift), REMEMBER_DRIFT_MS, Some(class))
+                let finding = Finding::Drift(drift.clone());
+                self.keep(&question, epoch, finding, REMEMBER_DRIFT_MS, Some(&drift))
             }
             Verdict::Negative { kind, remember_ms, drift } => {
-                let class = drift.as_ref().map(|drift| drift.class);
-                self.keep(&question, epoch, Finding::Negative { kind, drift }, remember_ms, class)
+                let finding = Finding::Negative { kind, drift: drift.clone() };
+                self.keep(&question, epoch, finding, remember_ms, drift.as_ref())
             }
             Verdict::AskIdentity(_) => Found::not_verified("the hub's answer decides nothing", RETRY),
         }
@@ -322,9 +328,8 @@ impl Inner {
                     status: Some(question.mapping.status),
                 };
                 let drift = Drift { class: class_of(&rejection), ours, theirs: Side { hub, status } };
-                let epoch = question.mapping.epoch;
-                let class = Some(drift.class);
-                self.keep(question, epoch, Finding::Drift(drift), REMEMBER_DRIFT_MS, class)
+                let (epoch, finding) = (question.mapping.epoch, Finding::Drift(drift.clone()));
+                self.keep(question, epoch, finding, REMEMBER_DRIFT_MS, Some(&drift))
             }
             Err(error) => Found::not_verified(error, RETRY),
         }
@@ -337,12 +342,17 @@ impl Inner {
         epoch: Epoch,
         finding: Finding,
         for_ms: u64,
-        drift: Option<DriftClass>,
+        drift: Option<&Drift>,
     ) -> Found {
         let (device, now_ms) = (&question.device, self.clock.now_ms());
         let kept = self.of_term(question.term, |held| {
             held.memory.put(device.clone(), epoch, finding.clone(), for_ms, now_ms);
-            held.drifts.set(device, drift);
+            match drift {
+                Some(drift) => held.drifts.list(device, drift, question.scope.no, now_ms),
+                None => {
+                    held.drifts.unlist(device);
+                }
+            }
         });
         match kept {
             Some(()) => Found { finding, again_after: Duration::from_millis(for_ms) },

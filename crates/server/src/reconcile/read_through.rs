@@ -13,7 +13,7 @@ use berth_store::machine::Snapshot;
 use tokio::time::Instant;
 
 use super::finding::negative;
-use super::{Cause, Finding, Found, Inner, RETRY, Reconciler, WAIT_MAX, class_of, crowded, proposal};
+use super::{Finding, Found, Inner, RETRY, Reconciler, WAIT_MAX, class_of, proposal};
 
 /// The epoch under which findings of devices without a mapping are remembered; no mapping has it.
 const NO_EPOCH: Epoch = Epoch(0);
@@ -25,6 +25,7 @@ struct Search {
     registration: RegistrationId,
     scope: Scope,
     snapshot: Snapshot,
+    why: Why,
 }
 
 impl Reconciler {
@@ -50,8 +51,9 @@ impl Reconciler {
         let (mut trouble, mut elsewhere, mut no_hub_there) = (None, None, None);
         for scope in scopes {
             let (of, registration, snapshot) = (device.clone(), registration.clone(), snapshot.clone());
+            let why = Why::ReadThrough;
             let found =
-                self.search(Search { term, device: of, registration, scope, snapshot }, deadline).await;
+                self.search(Search { term, why, device: of, registration, scope, snapshot }, deadline).await;
             let (name, remember_for) = (device.to_string(), found.again_after);
             match found.finding {
                 Finding::Changed | Finding::Confirmed | Finding::Superseded => return Ok(()),
@@ -68,15 +70,7 @@ impl Reconciler {
                     elsewhere = Some(ApiError::NotAdopted { device: name, hub, drift, remember_for });
                 }
                 Finding::NotVerified { problem, cause } => {
-                    trouble = Some(match cause {
-                        Cause::Away => {
-                            ApiError::Unverified { device: name, problem, retry_after: remember_for }
-                        }
-                        Cause::BudgetSpent { place, per_minute } => {
-                            ApiError::BudgetSpent { place, per_minute, retry_after: remember_for }
-                        }
-                        Cause::Crowded => crowded(),
-                    });
+                    trouble = Some(cause.refusal(device, problem, remember_for));
                 }
             }
             if Instant::now() >= deadline {
@@ -84,10 +78,27 @@ impl Reconciler {
             }
         }
         if trouble.is_none() && elsewhere.is_none() {
-            self.inner.unlist(term, device);
+            self.inner.settle(term, device);
         }
         // Where one scope could not be asked, it is not known that the device is nowhere.
         Err(trouble.or(elsewhere).or(no_hub_there).unwrap_or_else(|| unknown(device)))
+    }
+
+    /// Looks for a device that the directory does not have in one scope, whether or not lookups may cause that, unless
+    /// it was done lately.
+    pub(super) async fn search_scope(
+        &self,
+        term: u64,
+        device: &DeviceId,
+        scope: &Scope,
+        deadline: Instant,
+    ) -> Found {
+        let Some(registration) = device.as_registration() else {
+            let problem = "its ID is not one that a provisioning service knows devices by";
+            return Found::not_verified(problem, Duration::ZERO);
+        };
+        let (device, scope, snapshot) = (device.clone(), scope.clone(), self.inner.directory.newest());
+        self.search(Search { term, why: Why::Sweep, device, registration, scope, snapshot }, deadline).await
     }
 
     async fn search(&self, search: Search, deadline: Instant) -> Found {
@@ -123,7 +134,7 @@ impl Inner {
         if let Ok(Some(_)) = self.directory.newest().device(&search.device) {
             return Found::superseded();
         }
-        let asked = self.ask_dps(search.term, Why::ReadThrough, &search.scope, &search.registration).await;
+        let asked = self.ask_dps(search.term, search.why, &search.scope, &search.registration).await;
         let registration = match asked {
             Ok(registration) => registration,
             Err(no_answer) => {
@@ -143,7 +154,7 @@ impl Inner {
             mapping: None,
             registration: &registration,
             identity: None,
-            why: Why::ReadThrough,
+            why: search.why,
             now: Timestamp(self.clock.now_ms()),
         };
         match judge(search.snapshot.topology(), &case) {
@@ -152,7 +163,7 @@ impl Inner {
                 let proposal = proposal("what Azure says of a device that was looked up", *assign);
                 match self.directory.try_propose(proposal).await {
                     Ok(Ok(_)) => {
-                        self.unlist(search.term, &search.device);
+                        self.settle(search.term, &search.device);
                         Found { finding: Finding::Changed, again_after: Duration::ZERO }
                     }
                     Ok(Err(Rejection::DeviceExists { .. })) => Found::superseded(),
@@ -175,14 +186,12 @@ impl Inner {
         }
     }
 
-    /// Takes a device from the list of drift: no scope has it elsewhere any more.
-    fn unlist(&self, term: u64, device: &DeviceId) {
-        self.of_term(term, |held| held.drifts.set(device, None));
-    }
-
     /// Lists a device that DPS has where the directory does not follow.
     fn keep_elsewhere(&self, search: &Search, drift: Drift) -> Found {
-        self.of_term(search.term, |held| held.drifts.set(&search.device, Some(drift.class)));
+        let now_ms = self.clock.now_ms();
+        self.of_term(search.term, |held| {
+            held.drifts.list(&search.device, &drift, search.scope.no, now_ms);
+        });
         self.keep_absent(search, Finding::Drift(drift), REMEMBER_DRIFT_MS)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_core::{Command, Outcome, Proposal, Revision};
+use berth_core::{Command, Outcome, Proposal, RequestId, Revision};
 use berth_proto::convert::{Envelope, duration_message};
 use berth_proto::error::ApiError;
 use berth_proto::v1::{NodeRole, ResponseHeader};
@@ -30,6 +30,11 @@ impl Asked {
         validate_only: bool,
     ) -> Result<Self, ApiError> {
         Ok(Self { envelope: Envelope::from_fields(request_id, reason)?, actor, validate_only })
+    }
+
+    /// Identity of the change, where its caller gave one.
+    pub(super) fn request_id(&self) -> Option<RequestId> {
+        self.envelope.request_id
     }
 
     /// True where nothing is to be written.

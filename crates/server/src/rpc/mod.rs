@@ -9,6 +9,7 @@ mod import;
 mod list;
 mod lookup;
 mod names;
+mod reconcile;
 mod report;
 mod scan;
 mod size;
@@ -21,6 +22,7 @@ use berth_proto::error::ApiError;
 use berth_proto::internal as peer;
 use berth_proto::v1::device_service_server::DeviceServiceServer;
 use berth_proto::v1::lookup_service_server::LookupServiceServer;
+use berth_proto::v1::reconcile_service_server::ReconcileServiceServer;
 use berth_proto::v1::topology_service_server::TopologyServiceServer;
 use tokio::task::JoinSet;
 
@@ -115,6 +117,12 @@ impl Api {
     pub fn topology_service(&self) -> TopologyServiceServer<Self> {
         TopologyServiceServer::new(self.clone())
             .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .max_encoding_message_size(ANSWER_BYTES_MAX)
+    }
+    /// The reconcile service; its requests are as small as lookups.
+    pub fn reconcile_service(&self) -> ReconcileServiceServer<Self> {
+        ReconcileServiceServer::new(self.clone())
+            .max_decoding_message_size(LOOKUP_BYTES_MAX)
             .max_encoding_message_size(ANSWER_BYTES_MAX)
     }
 }

@@ -1,6 +1,6 @@
 //! TopologyService.
 
-mod pages;
+pub(super) mod pages;
 mod room;
 mod stored;
 

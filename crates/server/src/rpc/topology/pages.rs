@@ -12,23 +12,14 @@ const PAGE_SIZE_MAX: u32 = 1_000;
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// A page of named objects in their order; the token is the last name of the page before.
-pub(super) fn page<'a, T: 'a, M: Message>(
+pub(in crate::rpc) fn page<'a, T: 'a, M: Message>(
     all: impl Iterator<Item = (&'a str, &'a T)>,
     size: u32,
     token: &str,
     takes: impl Fn(&T) -> bool,
     message: impl Fn(&T) -> M,
 ) -> Result<(Vec<M>, String), ApiError> {
-    let size = match size {
-        0 => PAGE_SIZE_DEFAULT,
-        1..=PAGE_SIZE_MAX => size,
-        size => {
-            return Err(ApiError::invalid(
-                "page_size",
-                format_args!("{size}; 1 to {PAGE_SIZE_MAX} are allowed"),
-            ));
-        }
-    };
+    let size = page_size(size, (PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX))?;
     let (mut objects, mut bytes) = (Vec::new(), 0);
     let mut last = "";
     for (name, object) in all.filter(|(name, object)| *name > token && takes(object)) {
@@ -41,6 +32,15 @@ pub(super) fn page<'a, T: 'a, M: Message>(
         last = name;
     }
     Ok((objects, String::new()))
+}
+
+/// The size of a page as asked for; 0 is the default.
+pub(in crate::rpc) fn page_size(asked: u32, (default, max): (u32, u32)) -> Result<u32, ApiError> {
+    match asked {
+        0 => Ok(default),
+        size if size <= max => Ok(size),
+        size => Err(ApiError::invalid("page_size", format_args!("{size}; 1 to {max} are allowed"))),
+    }
 }
 
 #[cfg(test)]

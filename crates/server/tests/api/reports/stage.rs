@@ -10,6 +10,7 @@ use berth_core::{DeviceId, HubName, RegistrationId, Scope};
 use berth_proto::error::ApiError;
 use berth_proto::v1;
 use berth_proto::v1::lookup_service_client::LookupServiceClient;
+use berth_proto::v1::reconcile_service_client::ReconcileServiceClient;
 use berth_proto::v1::report_response::Result as Answer;
 use berth_server::config::{Config, Settings};
 use berth_server::health::Serving;
@@ -367,6 +368,19 @@ impl Three {
         }
         let told = self.nodes.iter().filter(|node| !node.raft().leads()).count();
         assert_eq!(told, 2);
+        for node in self.nodes.iter().filter(|node| !node.raft().leads()) {
+            let address = format!("http://{}", node.addresses().client);
+            let mut calls = ReconcileServiceClient::connect(address).await.unwrap();
+            let refused = calls.list_drift(v1::ListDriftRequest::default()).await.unwrap_err();
+            let leader = match ApiError::from(&refused) {
+                ApiError::NotLeader { leader } => leader.unwrap(),
+                other => panic!("{other:?}"),
+            };
+            let mut calls =
+                ReconcileServiceClient::connect(format!("http://{}", leader.address)).await.unwrap();
+            let listed = calls.list_drift(v1::ListDriftRequest::default()).await.unwrap().into_inner();
+            assert_eq!((listed.drifts.len(), listed.drifts[0].class()), (1, v1::DriftClass::Missing));
+        }
         assert_eq!(self.authority.registrations(), 3, "the leader asks once for all three, of each device");
         join_all(self.nodes.into_iter().map(Node::shutdown)).await;
     }
