@@ -65,6 +65,11 @@ impl Drifts {
         }
     }
 
+    /// As what a device is listed.
+    pub fn class_of(&self, device: &DeviceId) -> Option<DriftClass> {
+        self.listed.get(device).copied()
+    }
+
     /// How many are listed of each class.
     pub fn counts(&self) -> impl Iterator<Item = (DriftClass, usize)> {
         let of = |class| self.listed.by_device.values().filter(|(_, listed)| *listed == class).count();

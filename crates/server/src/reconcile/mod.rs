@@ -8,6 +8,7 @@ mod authority;
 mod azure;
 mod budget;
 mod flight;
+mod hook;
 mod memory;
 mod read_through;
 
