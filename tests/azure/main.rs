@@ -6,6 +6,8 @@
 #[path = "../../crates/azure/tests/scenarios.rs"]
 mod scenarios;
 
+mod hook;
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -28,6 +28,7 @@ pub use open::{Entropy, Injected, StartError};
 use crate::config::Config;
 use crate::directory::{Directory, NodeName, Parts, SpaceGate};
 use crate::health::{self, Health, Serving};
+use crate::hook::Hook;
 use crate::metrics::Metrics;
 use crate::raft::node::Ended;
 use crate::raft::{RaftNode, RaftNodeOptions, Timing};
@@ -61,7 +62,7 @@ pub struct Addresses {
     pub client: SocketAddr,
     /// For peers.
     pub peer: SocketAddr,
-    /// For metrics and probes.
+    /// For metrics, probes and the allocation hook.
     pub http: SocketAddr,
 }
 
@@ -102,8 +103,10 @@ impl Node {
             peer_addr: config.peer_addr(addresses.peer),
             client_addr: config.client_addr(addresses.client),
         };
-        let (served, alive) = (Arc::clone(&metrics), health.clone());
-        listeners.spawn(http::serve(http_listener, served, alive, until(stopping.clone())));
+        let hook = Hook::new(config.azure.hook_secret.clone(), Arc::clone(&metrics.hook));
+        let sources =
+            http::Sources { metrics: Arc::clone(&metrics), health: health.clone(), hook: Arc::clone(&hook) };
+        listeners.spawn(http::serve(http_listener, sources, until(stopping.clone())));
 
         let opened = open::open(&config, &injected, &own).await?;
         if opened.rebuilt {
@@ -168,6 +171,7 @@ impl Node {
 
         let api = Arc::new(Api::new(directory.clone(), reconciler));
         raft.answer_forwarded(api.forwarded());
+        hook.serve(api.allocator());
         let cluster = ClusterApi::new(
             Api::clone(&api),
             directory.clone(),

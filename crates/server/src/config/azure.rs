@@ -1,4 +1,4 @@
-//! Table `[azure]`: where Azure is, and by which credentials hubs are asked.
+//! Table `[azure]`: where Azure is, by which credentials hubs are asked, and by which secret Azure may ask.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,9 +20,10 @@ pub struct AzureSettings {
     pub addresses: Option<BTreeMap<String, String>>,
     pub plain_http: Option<bool>,
     pub hub_credentials: Option<BTreeMap<String, String>>,
+    pub hook_secret: Option<String>,
 }
 
-/// Where Azure is, and by which credentials hubs are asked.
+/// Where Azure is, by which credentials hubs are asked, and by which secret Azure may ask.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AzureConfig {
     /// A PEM file with certificate authorities that are trusted besides the public ones.
@@ -35,6 +36,8 @@ pub struct AzureConfig {
     pub plain_http: bool,
     /// Where the connection string of each hub is kept.
     pub hub_credentials: BTreeMap<HubName, KeySource>,
+    /// Where the secrets of the allocation hook are kept; without one it is off.
+    pub hook_secret: Option<KeySource>,
 }
 
 impl AzureSettings {
@@ -45,6 +48,7 @@ impl AzureSettings {
             addresses: self.addresses.or(later.addresses),
             plain_http: self.plain_http.or(later.plain_http),
             hub_credentials: self.hub_credentials.or(later.hub_credentials),
+            hook_secret: self.hook_secret.or(later.hook_secret),
         }
     }
 
@@ -69,13 +73,16 @@ impl AzureSettings {
         };
         let hub_credentials = self.hub_credentials.unwrap_or_default();
         let hub_credentials = hub_credentials.iter().map(credential).collect::<Result<_, ConfigError>>()?;
-        let plain_http = self.plain_http.unwrap_or(false);
+        let hook_secret = self.hook_secret.map(|reference| {
+            key_source(&reference).map_err(|problem| value("azure.hook_secret", "(not shown)", problem))
+        });
         Ok(AzureConfig {
             authority_file: self.authority_file,
             all_at,
             addresses,
-            plain_http,
+            plain_http: self.plain_http.unwrap_or(false),
             hub_credentials,
+            hook_secret: hook_secret.transpose()?,
         })
     }
 }

@@ -6,6 +6,7 @@
 
 mod edge;
 mod histogram;
+mod hook;
 mod node;
 mod process;
 mod reconcile;
@@ -22,6 +23,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use histogram::Histogram;
+pub use hook::HookMetrics;
 pub use node::{RaftMetrics, ScrubMetrics, StoreMetrics, whole};
 pub use process::resident_bytes;
 pub use reconcile::ReconcileMetrics;
@@ -42,6 +44,8 @@ pub struct Metrics {
     pub work: Arc<WorkMetrics>,
     /// What is asked of Azure, and what comes of it.
     pub reconcile: Arc<ReconcileMetrics>,
+    /// What DPS asks of us.
+    pub hook: Arc<HookMetrics>,
     /// Where Raft stands.
     pub raft: RaftMetrics,
     /// Where the store stands.
@@ -61,10 +65,11 @@ impl Metrics {
         berth.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let work = Arc::new(WorkMetrics::register(berth));
         let reconcile = Arc::new(ReconcileMetrics::register(berth));
+        let hook = Arc::new(HookMetrics::register(berth));
         let raft = RaftMetrics::register(berth);
         let store = StoreMetrics::register(berth);
         let (registry, sampler) = (Mutex::new(registry), RwLock::new(None));
-        Arc::new(Self { registry, sampler, rpc, work, reconcile, raft, store })
+        Arc::new(Self { registry, sampler, rpc, work, reconcile, hook, raft, store })
     }
 
     /// Sets what is run before each look; a second call replaces the first.
@@ -117,6 +122,7 @@ mod tests {
         metrics.reconcile.called("get registration", "ok");
         metrics.reconcile.left("0ne00112233", 49);
         metrics.reconcile.joined();
+        metrics.hook.answered("placed");
         metrics.reconcile.set_drift(&[(berth_core::reconcile::DriftClass::Pending, 3)].into());
         metrics.set_sampler(Box::new(|metrics| {
             metrics.store.devices.set(7);
@@ -133,6 +139,7 @@ mod tests {
             "berth_azure_calls_total{operation=\"get registration\",outcome=\"ok\"} 1",
             "berth_azure_budget_left{place=\"0ne00112233\"} 49",
             "berth_reconcile_flights_joined_total 1",
+            "berth_hook_allocations_total{outcome=\"placed\"} 1",
             "berth_reconcile_drift{class=\"PENDING\"} 3",
             "berth_store_devices 7",
             "berth_raft_peer_lag_entries{node=\"2\"} 5",

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use berth_core::reconcile::{Absence, Drift};
 use berth_core::{DeviceId, Epoch, Status};
-
 use berth_proto::error::ApiError;
 
 use super::{RETRY, crowded};

@@ -11,6 +11,7 @@ mod budget;
 mod drifts;
 mod finding;
 mod flight;
+mod hook;
 mod memory;
 mod operator;
 mod read_through;

@@ -30,6 +30,7 @@ pub use cluster::ClusterApi;
 pub use size::SizedLookup;
 
 use crate::directory::Directory;
+use crate::hook::Allocator;
 use crate::raft::Forwarded;
 use crate::reconcile::Reconciler;
 
@@ -77,6 +78,11 @@ impl Api {
         })
     }
 
+    /// What gives hubs to devices that DPS asks about.
+    pub fn allocator(&self) -> Allocator {
+        Allocator::new(self.directory.clone(), self.reconciler.clone())
+    }
+
     async fn answer_peer(&self, request: peer::ForwardRequest) -> Result<peer::ForwardResponse, ApiError> {
         let answer = match request.call {
             Some(peer::forward_request::Call::Report(report)) => {
@@ -91,6 +97,10 @@ impl Api {
                 let device = device_of(&verify.device_id)?;
                 self.reconciler.recheck(&device, Epoch(verify.epoch)).await;
                 peer::forward_response::Answer::LookAgain(peer::Empty {})
+            }
+            Some(peer::forward_request::Call::Allocate(asked)) => {
+                let answer = self.allocator().answer_peer(&asked).await?;
+                peer::forward_response::Answer::Allocated(answer)
             }
             None => return Err(ApiError::invalid("call", "is of a kind that this build does not know")),
         };
