@@ -88,6 +88,10 @@ impl Known<'_> {
                 self.negative(Absence::Disabled, REMEMBER_NEGATIVE_MS)
             }
             Some(IdentitySeen::Disabled) => self.write(None, Status::Disabled, evidence),
+            // Who has taken the enrollment's word for the device agrees with it.
+            Some(IdentitySeen::Enabled) if is_barred && self.mapping.status == Status::Disabled => {
+                self.negative(Absence::Disabled, REMEMBER_NEGATIVE_MS)
+            }
             Some(IdentitySeen::Enabled) if is_barred => {
                 self.drift(DriftClass::Disabled, None, Some(Status::Disabled))
             }
