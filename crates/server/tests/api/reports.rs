@@ -1,9 +1,11 @@
 //! Reports of gateways and lookups of unknown devices, over real connections, with an authority that says what the test wants.
 
 mod azure;
+mod interleavings;
 mod read_through;
 mod recheck;
 mod stage;
+mod terms;
 
 use std::time::Duration;
 
