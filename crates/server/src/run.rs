@@ -51,6 +51,7 @@ pub struct Node {
     chores: JoinSet<()>,
     /// What a scrub found wrong with the state in memory.
     broken: watch::Sender<Option<String>>,
+    reconciler: Reconciler,
     /// Answers what other nodes send on, for as long as the node lives.
     _api: Arc<Api>,
 }
@@ -169,7 +170,7 @@ impl Node {
         parts.sample_into(&metrics, &reconciler);
         parts.spawn(&mut chores);
 
-        let api = Arc::new(Api::new(directory.clone(), reconciler));
+        let api = Arc::new(Api::new(directory.clone(), reconciler.clone()));
         raft.answer_forwarded(api.forwarded());
         hook.serve(api.allocator());
         let cluster = ClusterApi::new(
@@ -188,7 +189,19 @@ impl Node {
                     .await;
             }
         });
-        Ok(Self { raft, machine, directory, health, addresses, stop, listeners, chores, broken, _api: api })
+        Ok(Self {
+            raft,
+            machine,
+            directory,
+            health,
+            addresses,
+            stop,
+            listeners,
+            chores,
+            broken,
+            reconciler,
+            _api: api,
+        })
     }
 
     /// Where the node listens.
@@ -236,6 +249,7 @@ impl Node {
             self.raft.hand_over().await;
             self.stop.send_replace(true);
             while self.listeners.join_next().await.is_some() {}
+            self.reconciler.stop().await;
             self.last_checkpoint().await;
             self.chores.shutdown().await;
             self.raft.shutdown().await;
@@ -250,6 +264,7 @@ impl Node {
             self.chores.abort_all();
             while self.listeners.join_next().await.is_some() {}
             while self.chores.join_next().await.is_some() {}
+            self.reconciler.stop().await;
         })
     }
 

@@ -142,8 +142,10 @@ impl Budgets {
         };
         let gained = now_ms.saturating_sub(bucket.filled_ms).saturating_mul(per_minute);
         let content = bucket.content.saturating_add(gained).min(holding(per_minute, BURST_SECONDS));
-        let closed = bucket.closed_for(now_ms).map(|pause| now_ms.saturating_add(millis(pause)));
-        (content / OPERATION, closed)
+        match bucket.closed_for(now_ms) {
+            Some(pause) => (0, Some(now_ms.saturating_add(millis(pause)))),
+            None => (content / OPERATION, None),
+        }
     }
 
     /// Leaves a place alone that throttled, for at least as long as it asked for before; tells how long that is.

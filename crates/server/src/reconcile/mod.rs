@@ -32,6 +32,7 @@ use berth_proto::internal as peer;
 use berth_store::machine::{Machine, Snapshot};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 pub use authority::{Authority, Trouble};
@@ -81,6 +82,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metrics: Arc<ReconcileMetrics>,
     flights: Flights<FlightKey, Landed>,
+    /// The questions on their way, which end with the node.
+    under_way: Mutex<JoinSet<()>>,
     waiting: Semaphore,
     term: Mutex<OfTerm>,
 }
@@ -116,8 +119,24 @@ impl Reconciler {
         clock: Arc<dyn Clock>,
         metrics: Arc<ReconcileMetrics>,
     ) -> Self {
-        let (flights, waiting, term) = (Flights::default(), Semaphore::new(WAITING_MAX), Mutex::default());
-        Self { inner: Arc::new(Inner { directory, raft, authority, clock, metrics, flights, waiting, term }) }
+        let inner = Inner {
+            directory,
+            raft,
+            authority,
+            clock,
+            metrics,
+            flights: Flights::default(),
+            under_way: Mutex::default(),
+            waiting: Semaphore::new(WAITING_MAX),
+            term: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Breaks off the questions on their way, and waits until they have let go of the node.
+    pub async fn stop(&self) {
+        let mut under_way = std::mem::take(&mut *self.inner.under_way.lock());
+        under_way.shutdown().await;
     }
 
     /// Sends a call on to the leader, which alone asks Azure.
@@ -193,7 +212,9 @@ impl Reconciler {
             Boarding::Pilot(pilot, answer) => {
                 let (device, flight) = (device.clone(), fly(Arc::clone(inner)));
                 // On its own: whoever waits may give up, and the answer is worth having all the same.
-                tokio::spawn(async move {
+                let mut under_way = inner.under_way.lock();
+                while under_way.try_join_next().is_some() {}
+                under_way.spawn(async move {
                     let found = flight.await;
                     pilot.land(Landed { device, epoch, found });
                 });
