@@ -7,6 +7,8 @@
 mod scenarios;
 mod sweep;
 
+mod hook;
+
 use std::path::Path;
 use std::sync::Arc;
 

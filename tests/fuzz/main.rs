@@ -10,6 +10,7 @@
 mod api;
 mod commands;
 mod files;
+mod hook;
 mod log;
 mod mutate;
 mod pages;

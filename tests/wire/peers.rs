@@ -157,6 +157,34 @@ goldens! {
     forward_read_through: internal::ForwardRequest {
         call: Some(internal::forward_request::Call::ReadThrough(internal::ReadThrough { device_id: text("d") })),
     } => "12030a0164";
+    forward_verify: internal::ForwardRequest {
+        call: Some(internal::forward_request::Call::Verify(internal::Verify { device_id: text("d"), epoch: 7 })),
+    } => "1a050a01641007";
+    forward_allocate: internal::ForwardRequest {
+        call: Some(internal::forward_request::Call::Allocate(internal::Allocate {
+            scope: text("s"),
+            registration_id: text("r"),
+            device_id: text("d"),
+            linked_hubs: vec![text("h.example"), text("i.example")],
+            current_hub: text("i.example"),
+            stamp_labels: [(text("k"), text("v"))].into(),
+        })),
+    } => "2a320a01731201721a01642209682e6578616d706c652209692e6578616d706c652a09692e6578616d706c6532060a016b120176";
+    forward_allocated: internal::ForwardResponse {
+        answer: Some(internal::forward_response::Answer::Allocated(internal::Allocated {
+            result: Some(internal::allocated::Result::Hub(text("h"))),
+            placed: true,
+        })),
+    } => "2a050a01681801";
+    forward_not_allocated: internal::ForwardResponse {
+        answer: Some(internal::forward_response::Answer::Allocated(internal::Allocated {
+            result: Some(internal::allocated::Result::Refused(internal::AllocationRefused {
+                reason: internal::AllocationRefusal::NoRoom as i32,
+                problem: text("p"),
+            })),
+            placed: false,
+        })),
+    } => "2a0712050805120170";
     forward_look_again: internal::ForwardResponse {
         answer: Some(internal::forward_response::Answer::LookAgain(internal::Empty {})),
     } => "1200";

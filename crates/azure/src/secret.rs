@@ -35,6 +35,15 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Whether `told` is this text. How long it takes says nothing of where the two differ: their digests are compared,
+    /// and those whole.
+    pub fn is(&self, told: &str) -> bool {
+        // The key need not be secret: it only makes a digest of a fixed length out of either text.
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"a text that nobody is to see");
+        let own = hmac::sign(&key, self.0.as_bytes());
+        hmac::verify(&key, told.as_bytes(), own.as_ref()).is_ok()
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -225,6 +234,15 @@ mod tests {
         let shown =
             format!("{secret:?} {key:?} {:?}", SharedKey::decode(&Secret::new("not base64 at all".into())));
         assert!(!shown.contains("AAEC") && !shown.contains("not base64 at all"), "{shown}");
+    }
+
+    #[test]
+    fn a_secret_is_itself_and_nothing_else() {
+        let secret = Secret::new("abcd".into());
+        assert!(secret.is("abcd"));
+        for other in ["", "abc", "abcde", "abcD", "abcd\0", " abcd"] {
+            assert!(!secret.is(other), "{other:?}");
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod report;
 mod screen;
 mod server;
 mod shell;
+mod stage;
 mod topology;
 mod topology_file;
 

@@ -18,6 +18,8 @@ use crate::session::Session;
 
 /// Leader hints followed without a wait in between. Two nodes that name each other must not keep a client busy.
 const HINTS_MAX: u32 = 4;
+/// Attempts after which a call ends that has reached no node at all: the addresses are wrong, or nothing runs there.
+const UNREACHED_MAX: u32 = 24;
 /// New request IDs made for one write after the cluster refused the first for its time.
 const REMINTS_MAX: u32 = 2;
 /// How far above the newest forgotten time a new request ID is put: half of what the cluster tolerates, in ms.
@@ -200,7 +202,8 @@ impl Client {
             Kind::ReadAt(node) | Kind::OnceAt(node) => Arc::clone(node),
             Kind::Write(_) | Kind::Order => self.nodes.leader(),
         };
-        let attempts_max = if matches!(kind, Kind::OnceAt(_)) { 1 } else { options.attempts_max.max(1) };
+        let reached_max = if matches!(kind, Kind::OnceAt(_)) { 1 } else { options.attempts_max.max(1) };
+        let mut attempts_max = reached_max.min(UNREACHED_MAX);
         let (mut tried_in_round, mut hints, mut is_unknown) = (0, 0, false);
         let mut last = None;
         let mut attempts = 0;
@@ -233,12 +236,18 @@ impl Client {
             if attempt.unreachable {
                 node.rest();
             }
+            if !attempt.unreachable || attempt.next == Next::Unknown {
+                attempts_max = reached_max;
+            }
             if matches!(attempt.next, Next::Elsewhere | Next::Unknown) {
                 self.nodes.forget_leader(&node);
             }
             let asked = attempt.reason.retry_after();
             let hint = match &attempt.reason {
-                ApiError::NotLeader { leader: Some(leader) } => self.nodes.at(&leader.address),
+                // A follower goes on naming a dead leader until it hears of another.
+                ApiError::NotLeader { leader: Some(leader) } => {
+                    self.nodes.at(&leader.address).filter(|leader| !leader.is_resting(Instant::now()))
+                }
                 _ => None,
             };
             let next = attempt.next;

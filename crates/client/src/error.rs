@@ -72,7 +72,7 @@ impl Error {
             Self::Refused { code, reason } => match &**reason {
                 // A node said all there is to say: it is the device that cannot be reached.
                 ApiError::NoHub { .. } => false,
-                ApiError::Overloaded { .. } => true,
+                ApiError::Overloaded { .. } | ApiError::BudgetSpent { .. } => true,
                 // Whoever cancelled a call that this client did not cancel stands between it and the node.
                 ApiError::Foreign { .. } if *code == Code::Cancelled => true,
                 _ => matches!(code, Code::Unavailable | Code::DeadlineExceeded),

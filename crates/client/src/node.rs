@@ -74,7 +74,8 @@ impl Node {
         }
     }
 
-    fn is_resting(&self, now: Instant) -> bool {
+    /// True for a while after the node could not be reached.
+    pub(crate) fn is_resting(&self, now: Instant) -> bool {
         self.resting_until.lock().is_some_and(|until| now < until)
     }
 }

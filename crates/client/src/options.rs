@@ -11,7 +11,8 @@ pub struct Options {
     pub deadline: Duration,
     /// Time for one attempt at one node, so that a node that hangs costs no more than this.
     pub attempt_timeout: Duration,
-    /// Most attempts of one call, over all nodes.
+    /// Most attempts of one call, over all nodes. More than fit into the deadline, so that a call outlives an election; a
+    /// call that reaches no node at all ends after 24.
     pub attempts_max: u32,
     /// Upper end of the first wait between rounds; each further one is twice as long.
     pub backoff_first: Duration,
@@ -28,7 +29,7 @@ impl Default for Options {
         Self {
             deadline: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(3),
-            attempts_max: 24,
+            attempts_max: 96,
             backoff_first: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),

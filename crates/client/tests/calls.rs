@@ -262,6 +262,31 @@ async fn a_write_follows_the_leader_hint_beyond_the_list_and_stays_there() {
 }
 
 #[tokio::test]
+async fn a_hint_to_a_dead_leader_uses_up_no_attempts() {
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dead = gone.local_addr().unwrap().to_string();
+    drop(gone);
+    // Attempts at the dead leader's address are made when it is first named, and no more within its rest.
+    let follower = Actor::says(vec![not_leader(&dead); 4]);
+    client(&[&follower.serve().await]).assign(assign()).await.unwrap();
+    assert_eq!(
+        follower.ids().len(),
+        5,
+        "four refusals, then the write; the sixth attempt went to the dead node"
+    );
+}
+
+#[tokio::test]
+async fn a_write_outlives_an_election() {
+    let silence = ApiError::NoQuorum { cause: "no leader is known".to_owned() };
+    let node = Actor::says(vec![Say::Refuse(Box::new(silence)); 60]);
+    let options = Options { backoff_max: Duration::from_millis(5), ..Options::default() };
+    let client = Client::connect(&[&node.serve().await], options).unwrap();
+    client.assign(assign()).await.unwrap();
+    assert_eq!(node.ids().len(), 61);
+}
+
+#[tokio::test]
 async fn two_nodes_that_name_each_other_do_not_keep_a_client_busy() {
     let (a, b) = (Actor::default(), Actor::default());
     let (at_a, at_b) = (a.serve().await, b.serve().await);

@@ -67,7 +67,8 @@ pub struct Assign {
     pub precondition: Precondition,
     /// How the mapping comes to be.
     pub origin: Origin,
-    /// Who vouches for it.
+    /// Who vouches for it. Where an observer ([`EvidenceSource::observes`]) changes the status of a device that stays on
+    /// its hub, whoever vouched for the hub still does, since the same time.
     pub evidence: EvidenceSource,
 }
 

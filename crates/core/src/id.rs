@@ -243,6 +243,13 @@ impl<'a> From<&'a DeviceId> for DeviceIdRef<'a> {
     }
 }
 
+impl From<&RegistrationId> for DeviceId {
+    /// What DPS calls a device at its hub unless an enrollment says otherwise; its alphabet is the narrower one.
+    fn from(id: &RegistrationId) -> Self {
+        Self(id.0.clone())
+    }
+}
+
 impl DeviceId {
     /// This ID as a registration ID, where DPS's narrower alphabet allows it.
     pub fn as_registration(&self) -> Option<RegistrationId> {

@@ -6,6 +6,7 @@
 //!
 //! Refusals are values ([`Rejection`]); there is no error path in `decide`.
 
+pub mod allocation;
 pub mod capacity;
 mod command;
 mod decide;

@@ -68,7 +68,15 @@ from_byte!(Status: Unassigned = 0, Enrolling = 1, Assigned = 2, Disabled = 3, Fa
 from_byte!(Origin: Imported = 0, Placed = 1, Adopted = 2, Migrated = 3);
 from_byte!(EvidenceSource: Import = 0, Dps = 1, Gateway = 2, Hook = 3, Operator = 4);
 
-/// Evidence of a mapping: who said so and when, to the second.
+impl EvidenceSource {
+    /// Whether it tells what it saw, rather than decides where a device belongs.
+    pub fn observes(self) -> bool {
+        matches!(self, Self::Dps | Self::Gateway)
+    }
+}
+
+/// Evidence of a mapping: who put the device on its hub and when, to the second. A status that was observed there leaves
+/// it as it was, since it says nothing of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Evidence {
     /// Who vouches.

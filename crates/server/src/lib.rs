@@ -7,6 +7,7 @@ pub mod config;
 pub mod directory;
 pub mod edge;
 pub mod health;
+pub mod hook;
 pub mod http;
 pub mod metrics;
 pub mod notify;

@@ -28,6 +28,7 @@ pub use open::{Entropy, Injected, StartError};
 use crate::config::Config;
 use crate::directory::{Directory, NodeName, Parts, SpaceGate};
 use crate::health::{self, Health, Serving};
+use crate::hook::Hook;
 use crate::metrics::Metrics;
 use crate::raft::node::Ended;
 use crate::raft::{RaftNode, RaftNodeOptions, Timing};
@@ -50,6 +51,7 @@ pub struct Node {
     chores: JoinSet<()>,
     /// What a scrub found wrong with the state in memory.
     broken: watch::Sender<Option<String>>,
+    reconciler: Reconciler,
     /// Answers what other nodes send on, for as long as the node lives.
     _api: Arc<Api>,
 }
@@ -61,7 +63,7 @@ pub struct Addresses {
     pub client: SocketAddr,
     /// For peers.
     pub peer: SocketAddr,
-    /// For metrics and probes.
+    /// For metrics, probes and the allocation hook.
     pub http: SocketAddr,
 }
 
@@ -102,8 +104,10 @@ impl Node {
             peer_addr: config.peer_addr(addresses.peer),
             client_addr: config.client_addr(addresses.client),
         };
-        let (served, alive) = (Arc::clone(&metrics), health.clone());
-        listeners.spawn(http::serve(http_listener, served, alive, until(stopping.clone())));
+        let hook = Hook::new(config.azure.hook_secret.clone(), Arc::clone(&metrics.hook));
+        let sources =
+            http::Sources { metrics: Arc::clone(&metrics), health: health.clone(), hook: Arc::clone(&hook) };
+        listeners.spawn(http::serve(http_listener, sources, until(stopping.clone())));
 
         let opened = open::open(&config, &injected, &own).await?;
         if opened.rebuilt {
@@ -156,9 +160,6 @@ impl Node {
             broken: broken.clone(),
             space,
         };
-        parts.sample_into(&metrics, Arc::clone(&injected.clock));
-        parts.spawn(&mut chores);
-
         let reconciler = Reconciler::new(
             directory.clone(),
             Arc::clone(&raft),
@@ -166,9 +167,13 @@ impl Node {
             Arc::clone(&injected.clock),
             Arc::clone(&metrics.reconcile),
         );
+        parts.sample_into(&metrics, &reconciler);
+        parts.spawn(&mut chores);
         chores.spawn(reconciler.clone().run_sweeps(config.azure.sweep_every));
-        let api = Arc::new(Api::new(directory.clone(), reconciler));
+
+        let api = Arc::new(Api::new(directory.clone(), reconciler.clone()));
         raft.answer_forwarded(api.forwarded());
+        hook.serve(api.allocator());
         let cluster = ClusterApi::new(
             Api::clone(&api),
             directory.clone(),
@@ -185,7 +190,19 @@ impl Node {
                     .await;
             }
         });
-        Ok(Self { raft, machine, directory, health, addresses, stop, listeners, chores, broken, _api: api })
+        Ok(Self {
+            raft,
+            machine,
+            directory,
+            health,
+            addresses,
+            stop,
+            listeners,
+            chores,
+            broken,
+            reconciler,
+            _api: api,
+        })
     }
 
     /// Where the node listens.
@@ -233,6 +250,7 @@ impl Node {
             self.raft.hand_over().await;
             self.stop.send_replace(true);
             while self.listeners.join_next().await.is_some() {}
+            self.reconciler.stop().await;
             self.last_checkpoint().await;
             self.chores.shutdown().await;
             self.raft.shutdown().await;
@@ -247,6 +265,7 @@ impl Node {
             self.chores.abort_all();
             while self.listeners.join_next().await.is_some() {}
             while self.chores.join_next().await.is_some() {}
+            self.reconciler.stop().await;
         })
     }
 

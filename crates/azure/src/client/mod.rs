@@ -1,5 +1,6 @@
 //! The life of a call: leave from the budget, a credential, a request, its answer, and what to do where that says no.
 
+mod about;
 mod budget;
 mod pages;
 mod request;
@@ -20,6 +21,7 @@ pub use pages::{Continuation, OddRow, PAGE_ITEMS_MAX, PAGES_MAX, Page, Query};
 pub use request::{CONTINUATION_BYTES_MAX, IfMatch, REQUEST_BYTES_MAX};
 pub use retry::{ATTEMPTS, ATTEMPTS_MAX, RETRY_AFTER_MAX, WAIT_FIRST, WAIT_MAX};
 
+pub(crate) use about::{other, same};
 pub(crate) use pages::pages;
 pub(crate) use request::{Quoting, Reply, Request, Subject, path};
 pub(crate) use retry::Repeat;

@@ -225,6 +225,19 @@ impl Reply {
         })
     }
 
+    /// Reads the body as JSON about what was asked for: `check` says what is wrong with it.
+    pub(crate) fn json_about<T: DeserializeOwned>(
+        &self,
+        expected: &'static str,
+        check: impl FnOnce(&T) -> Result<(), String>,
+    ) -> Result<T, AzureError> {
+        let found = self.json(expected)?;
+        match check(&found) {
+            Ok(()) => Ok(found),
+            Err(problem) => Err(self.nonsense(expected, problem)),
+        }
+    }
+
     /// Reads the result of a bulk call, of which 400 is an answer too where items failed. The same status may refuse the
     /// whole, so that nothing ran, but only where the service itself says so: else nobody knows what ran.
     pub(crate) fn bulk<T: DeserializeOwned>(&self, door: &Door, subject: Subject) -> Result<T, AzureError> {

@@ -11,7 +11,7 @@ use super::DEVICE_API_VERSION;
 use super::registration::{RegistrationOperation, RegistrationResult, RegistrationStatus};
 use crate::client::{Client, Door, Due, RETRY_AFTER_MAX, Reply, Request, Subject, knobs, path};
 use crate::credential::{Credential, DeviceKey};
-use crate::error::{AzureError, Place, retry_after};
+use crate::error::{AzureError, retry_after};
 use crate::id::{HostName, IdScope, OperationId, RegistrationId};
 use crate::secret::CredentialError;
 
@@ -111,7 +111,10 @@ impl Device {
         let request = Request::new("look up registration", Subject::Registration, Method::POST, at)
             .reads()
             .json(&Body { registration: &self.registration, payload })?;
-        self.door.send(request).await?.json("a registration result")
+        let reply = self.door.send(request).await?;
+        reply.json_about("a registration result", |told: &RegistrationResult| {
+            told.state.check(&self.registration)
+        })
     }
 
     async fn start(&self, payload: Option<&Value>, due: Due) -> Result<Heard, AzureError> {
@@ -138,25 +141,16 @@ impl Device {
     }
 
     fn heard(&self, reply: &Reply) -> Result<Heard, AzureError> {
-        const EXPECTED: &str = "a registration operation";
-        let operation: RegistrationOperation = reply.json(EXPECTED)?;
-        if operation.status == RegistrationStatus::Assigned {
-            let named = operation.registration_state.as_ref().is_some_and(|result| {
-                result.state.assigned_hub.is_some() && result.state.device_id.is_some()
-            });
-            if !named {
-                return Err(
-                    reply.nonsense(EXPECTED, "it is assigned, but to no hub or as no device".to_owned())
-                );
-            }
-        }
-        let told =
-            operation.registration_state.as_ref().and_then(|result| result.state.registration_id.as_ref());
-        if let Some(told) = told.filter(|told| **told != self.registration) {
-            let Place { host, .. } = &reply.place;
-            let problem = format!("{host} tells of `{told}` where `{}` asked", self.registration);
-            return Err(reply.nonsense(EXPECTED, problem));
-        }
+        let operation: RegistrationOperation =
+            reply.json_about("a registration operation", |told: &RegistrationOperation| {
+                match &told.registration_state {
+                    Some(result) => result.state.check_as(&told.status, &self.registration),
+                    None if told.status == RegistrationStatus::Assigned => {
+                        Err(format!("registration `{}` is assigned to no hub", self.registration))
+                    }
+                    None => Ok(()),
+                }
+            })?;
         let now = self.door.client.surroundings().since_epoch();
         Ok(Heard { operation, ask_after: retry_after(&reply.answer.headers, now) })
     }

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::attestation::Attestation;
 use super::registration::RegistrationState;
+use crate::client::same;
 use crate::id::{DeviceId, EnrollmentGroupId, Etag, HostName, RegistrationId};
 use crate::json::{Unknown, none_if_empty, words};
 use crate::secret::Secret;
@@ -179,6 +180,12 @@ pub struct IndividualEnrollment {
 }
 
 impl IndividualEnrollment {
+    /// Whether it is about this registration, and what it says of it is whole.
+    pub(crate) fn check(&self, asked: &RegistrationId) -> Result<(), String> {
+        same(asked, &self.registration_id)?;
+        self.registration_state.as_ref().map_or(Ok(()), |state| state.check(asked))
+    }
+
     /// An enrollment that says no more than it must.
     pub fn new(registration_id: RegistrationId, attestation: Attestation) -> Self {
         Self {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::client::same;
 use crate::id::{DeviceId, EnrollmentGroupId, Etag, HostName, OperationId, RegistrationId};
 use crate::json::{Unknown, none_if_empty, words};
 use crate::secret::Secret;
@@ -78,6 +79,37 @@ pub struct RegistrationState {
     /// What else there is.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+impl RegistrationState {
+    /// Whether it is about this registration and whole: one that is assigned is so to a hub, as a device.
+    pub(crate) fn check(&self, asked: &RegistrationId) -> Result<(), String> {
+        self.check_as(&self.status, asked)
+    }
+
+    /// The same of a part of an answer that has a status of its own.
+    pub(crate) fn check_as(&self, status: &RegistrationStatus, asked: &RegistrationId) -> Result<(), String> {
+        if let Some(told) = &self.registration_id {
+            same(asked, told)?;
+        }
+        match status {
+            RegistrationStatus::Assigned if self.assigned_hub.is_none() => {
+                Err(format!("registration `{asked}` is assigned to no hub"))
+            }
+            RegistrationStatus::Assigned if self.device_id.is_none() => {
+                Err(format!("registration `{asked}` is assigned as no device"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same of DPS's own record, which always names its registration.
+    pub(crate) fn check_record(&self, asked: &RegistrationId) -> Result<(), String> {
+        match self.registration_id {
+            Some(_) => self.check(asked),
+            None => Err(format!("it is about no registration, and `{asked}` was asked for")),
+        }
+    }
 }
 
 /// The same as a device is told (DPS REST API, DeviceRegistrationResult), with what only it may know.

@@ -13,7 +13,7 @@ use super::bulk::{self, BulkMode, BulkResult};
 use super::enrollment::{EnrollmentGroup, IndividualEnrollment};
 use super::registration::RegistrationState;
 use crate::client::{
-    Client, Door, IfMatch, Page, Query, Quoting, Repeat, Request, Subject, knobs, pages, path,
+    Client, Door, IfMatch, Page, Query, Quoting, Repeat, Request, Subject, knobs, pages, path, same,
 };
 use crate::credential::Credential;
 use crate::error::AzureError;
@@ -57,7 +57,9 @@ impl Service {
     /// An enrollment, with what DPS knows of its registration, and without keys (DPS REST API, get).
     /// [`AzureError::NotFound`] where there is none.
     pub async fn enrollment(&self, id: &RegistrationId) -> Result<IndividualEnrollment, AzureError> {
-        self.read("get enrollment", Subject::Enrollment, &[ENROLLMENTS, id.as_str()], "an enrollment").await
+        let segments = [ENROLLMENTS, id.as_str()];
+        let check = |told: &IndividualEnrollment| told.check(id);
+        self.read("get enrollment", Subject::Enrollment, &segments, "an enrollment", check).await
     }
 
     /// Makes or replaces an enrollment, and gives it as stored, keys included (DPS REST API, create or update).
@@ -69,8 +71,9 @@ impl Service {
         if_match: &IfMatch,
     ) -> Result<IndividualEnrollment, AzureError> {
         let segments = [ENROLLMENTS, enrollment.registration_id.as_str()];
-        self.write("put enrollment", Subject::Enrollment, &segments, enrollment, if_match, "an enrollment")
-            .await
+        let request = self.put("put enrollment", Subject::Enrollment, &segments, enrollment, if_match)?;
+        let check = |told: &IndividualEnrollment| told.check(&enrollment.registration_id);
+        self.door.send(request).await?.json_about("an enrollment", check)
     }
 
     /// Removes an enrollment; the hub's identity stays (DPS REST API, delete). [`IfMatch::Absent`] makes no sense here.
@@ -114,7 +117,9 @@ impl Service {
 
     /// A group, without keys (DPS REST API, get).
     pub async fn group(&self, id: &EnrollmentGroupId) -> Result<EnrollmentGroup, AzureError> {
-        self.read("get group", Subject::EnrollmentGroup, &[GROUPS, id.as_str()], "an enrollment group").await
+        let check = |told: &EnrollmentGroup| same(id, &told.enrollment_group_id);
+        let segments = [GROUPS, id.as_str()];
+        self.read("get group", Subject::EnrollmentGroup, &segments, "an enrollment group", check).await
     }
 
     /// Makes or replaces a group, and gives it as stored, keys included; see [`Service::put_enrollment`].
@@ -124,8 +129,9 @@ impl Service {
         if_match: &IfMatch,
     ) -> Result<EnrollmentGroup, AzureError> {
         let segments = [GROUPS, group.enrollment_group_id.as_str()];
-        self.write("put group", Subject::EnrollmentGroup, &segments, group, if_match, "an enrollment group")
-            .await
+        let request = self.put("put group", Subject::EnrollmentGroup, &segments, group, if_match)?;
+        let check = |told: &EnrollmentGroup| same(&group.enrollment_group_id, &told.enrollment_group_id);
+        self.door.send(request).await?.json_about("an enrollment group", check)
     }
 
     /// Removes a group; its devices stay in their hubs.
@@ -170,7 +176,8 @@ impl Service {
     /// [`crate::Missing::Registration`] where the device never registered.
     pub async fn registration(&self, id: &RegistrationId) -> Result<RegistrationState, AzureError> {
         let segments = [REGISTRATIONS, id.as_str()];
-        self.read("get registration", Subject::Registration, &segments, "a registration state").await
+        let check = |told: &RegistrationState| told.check_record(id);
+        self.read("get registration", Subject::Registration, &segments, "a registration state", check).await
     }
 
     /// Forgets a registration; the hub's identity stays, and the device may register again.
@@ -199,24 +206,23 @@ impl Service {
         subject: Subject,
         segments: &[&str],
         expected: &'static str,
+        check: impl FnOnce(&T) -> Result<(), String>,
     ) -> Result<T, AzureError> {
         let request = Request::get(operation, subject, path(segments, SERVICE_API_VERSION));
-        self.door.send(request).await?.json(expected)
+        self.door.send(request).await?.json_about(expected, check)
     }
 
-    async fn write<T: Serialize + DeserializeOwned>(
+    fn put(
         &self,
         operation: &'static str,
         subject: Subject,
         segments: &[&str],
-        body: &T,
+        body: &impl Serialize,
         if_match: &IfMatch,
-        expected: &'static str,
-    ) -> Result<T, AzureError> {
-        let request = Request::new(operation, subject, Method::PUT, path(segments, SERVICE_API_VERSION))
+    ) -> Result<Request, AzureError> {
+        Request::new(operation, subject, Method::PUT, path(segments, SERVICE_API_VERSION))
             .if_match(if_match, Quoting::Bare)?
-            .json(body)?;
-        self.door.send(request).await?.json(expected)
+            .json(body)
     }
 
     async fn remove(

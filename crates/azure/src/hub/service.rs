@@ -14,7 +14,7 @@ use super::identity::Identity;
 use super::method::{MethodAnswer, MethodCall};
 use super::twin::{Twin, TwinChange};
 use crate::client::{
-    Client, Door, IfMatch, Page, Query, Quoting, Repeat, Request, Subject, knobs, pages, path,
+    Client, Door, IfMatch, Page, Query, Quoting, Repeat, Request, Subject, knobs, pages, path, same,
 };
 use crate::credential::Credential;
 use crate::error::AzureError;
@@ -68,7 +68,9 @@ impl Service {
     /// An identity, keys included (IoT Hub REST API, get identity). A disabled one is given; [`AzureError::NotFound`]
     /// only where there is none.
     pub async fn identity(&self, id: &DeviceId) -> Result<Identity, AzureError> {
-        self.read("get identity", &["devices", id.as_str()], "an identity").await
+        let request =
+            Request::get("get identity", Subject::Device, path(&["devices", id.as_str()], API_VERSION));
+        self.door.send(request).await?.json_about("an identity", |told: &Identity| same(id, &told.device_id))
     }
 
     /// Makes or replaces an identity (IoT Hub REST API, create or update identity). [`AzureError::Conflict`] where it
@@ -84,7 +86,8 @@ impl Service {
             Request::new("put identity", Subject::Device, Method::PUT, path(&segments, API_VERSION))
                 .if_match(if_match, Quoting::Quoted)?
                 .json(identity)?;
-        self.door.send(request).await?.json("an identity")
+        let check = |told: &Identity| same(&identity.device_id, &told.device_id);
+        self.door.send(request).await?.json_about("an identity", check)
     }
 
     /// Removes an identity and its twin. [`IfMatch::Absent`] makes no sense here.
@@ -132,7 +135,8 @@ impl Service {
 
     /// A twin (IoT Hub REST API, get twin).
     pub async fn twin(&self, id: &DeviceId) -> Result<Twin, AzureError> {
-        self.read("get twin", &["twins", id.as_str()], "a twin").await
+        let request = Request::get("get twin", Subject::Device, path(&["twins", id.as_str()], API_VERSION));
+        self.door.send(request).await?.json_about("a twin", |told: &Twin| told.check(id))
     }
 
     /// Changes what `change` names and leaves the rest (IoT Hub REST API, update twin). [`IfMatch::Absent`] asks for no
@@ -207,7 +211,7 @@ impl Service {
         let request = Request::new(operation, Subject::Device, method, path(&segments, API_VERSION))
             .if_match(if_match, Quoting::Quoted)?
             .json(&change.body())?;
-        self.door.send(request).await?.json("a twin")
+        self.door.send(request).await?.json_about("a twin", |told: &Twin| told.check(id))
     }
 
     fn query<T: DeserializeOwned + Send>(

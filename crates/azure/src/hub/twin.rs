@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::identity::{AuthenticationKind, ConnectionState, DeviceCapabilities, DeviceStatus};
+use crate::client::{other, same};
 use crate::id::{DeviceId, Etag, ModuleId};
 use crate::json::{Unknown, none_if_empty};
 use crate::time::Timestamp;
@@ -85,6 +86,17 @@ pub struct Twin {
     /// What else there is.
     #[serde(flatten)]
     pub unknown: Unknown,
+}
+
+impl Twin {
+    /// Whether it is this device's own, and not one of its modules'.
+    pub(crate) fn check(&self, asked: &DeviceId) -> Result<(), String> {
+        same(asked, &self.device_id)?;
+        match &self.module_id {
+            None => Ok(()),
+            Some(module) => Err(other(asked, &format_args!("{asked}/{module}"))),
+        }
+    }
 }
 
 impl Twin {

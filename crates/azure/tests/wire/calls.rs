@@ -48,8 +48,9 @@ async fn enrollments_are_read_written_and_removed() {
     let stage = Stage::new().await;
     let dps = stage.dps();
 
-    stage.server.play([json(200, body!("dps/enrollment_get.json"))]);
-    let read = dps.enrollment(&registration("Dev:1")).await.unwrap();
+    let recorded = body!("dps/enrollment_get.json");
+    stage.server.play([json(200, recorded.replace("device-4dfe3739", "dev:1")), json(200, recorded)]);
+    dps.enrollment(&registration("Dev:1")).await.unwrap();
     let seen = one(&stage);
     assert_eq!(line(&seen), "GET /enrollments/Dev%3A1?api-version=2021-10-01");
     assert_eq!(seen.header("host"), Some(DPS));
@@ -59,6 +60,8 @@ async fn enrollments_are_read_written_and_removed() {
     assert!(signature.starts_with(&format!("SharedAccessSignature sr={DPS}&sig=")), "{signature}");
     assert!(signature.ends_with("&se=1767229200&skn=service"), "{signature}");
     assert_eq!((seen.header("if-match"), seen.header("content-length")), (None, None));
+    let read = dps.enrollment(&registration("device-4dfe3739")).await.unwrap();
+    one(&stage);
 
     // Read, change, write: what this client does not know goes back.
     let mut changed = read.clone();
@@ -75,7 +78,8 @@ async fn enrollments_are_read_written_and_removed() {
     assert_eq!(sent, expected);
     assert_eq!(stored.attestation.symmetric_key.unwrap().primary.unwrap().expose(), KEY);
 
-    stage.server.play([json(200, body!("dps/enrollment_put_reply.json"))]);
+    let stored = body!("dps/enrollment_put_reply.json").replace("device-4dfe3739", "dev-1");
+    stage.server.play([json(200, &stored)]);
     let new =
         dps::IndividualEnrollment::new(registration("dev-1"), dps::Attestation::symmetric_made_by_dps());
     dps.put_enrollment(&new, &IfMatch::Absent).await.unwrap();
@@ -83,7 +87,7 @@ async fn enrollments_are_read_written_and_removed() {
     assert_eq!(String::from_utf8(seen.body.clone()).unwrap(), body!("dps/enrollment_create_request.json"));
     assert_eq!(seen.header("if-match"), None);
 
-    stage.server.play([json(200, body!("dps/enrollment_put_reply.json"))]);
+    stage.server.play([json(200, &stored)]);
     let keys = dps::Attestation::symmetric(Secret::new(KEY.into()), Secret::new(KEY.into()));
     let mut full = dps::IndividualEnrollment::new(registration("dev-1"), keys);
     full.device_id = Some(device("pump-1"));
@@ -220,7 +224,8 @@ async fn identities_twins_and_statistics() {
     assert_eq!(seen.header("host"), Some(HUB));
     assert!(!identity.is_enabled());
 
-    stage.server.play([json(200, body!("hub/identity.json")), json(200, body!("hub/identity.json"))]);
+    let made = body!("hub/identity.json").replace("dev#1?x%y", "dev-1");
+    stage.server.play([json(200, made), json(200, body!("hub/identity.json"))]);
     hub.put_identity(&hub::Identity::new(device("dev-1")), &IfMatch::Absent).await.unwrap();
     let seen = one(&stage);
     is_json(&seen, body!("hub/identity_create_request.json"));

@@ -126,7 +126,7 @@ async fn a_stored_token_is_read_again_after_a_minute() {
     let source = StoredToken::new(KeySource::File(path), Arc::new(stage.clock.clone()));
     let credential = Credential::bearer(Arc::new(source), DPS_SCOPE);
     let dps = dps::Service::new(stage.client.clone(), host(DPS), credential);
-    let id = RegistrationId::new("dev-1").unwrap();
+    let id = RegistrationId::new("device-4dfe3739").unwrap();
     for (token, turn) in [("first", 0), ("second", 59), ("third", 2)] {
         stage.file("token", token);
         stage.clock.turn(Duration::from_secs(turn));
@@ -161,7 +161,7 @@ async fn a_credential_that_went_away_is_an_error_and_nothing_is_sent() {
 async fn no_secret_is_shown_even_where_azure_repeats_it() {
     let stage = Stage::new().await;
     let hub = stage.hub();
-    let id = DeviceId::new("dev-1").unwrap();
+    let id = DeviceId::new("dev#1?x%y").unwrap();
     stage.server.play([json(200, body!("hub/identity.json"))]);
     let identity = hub.identity(&id).await.unwrap();
     let signature = authorizations(&stage).remove(0);
@@ -174,10 +174,12 @@ async fn no_secret_is_shown_even_where_azure_repeats_it() {
         json(200, &keyed),
         json(200, format!("\"{KEY}\"")),
         json(200, format!(r#"{{"deviceId":"{KEY}/"}}"#)),
+        // An ID as any other.
+        json(200, format!(r#"{{"deviceId":"{KEY}"}}"#)),
         json(200, format!(r#"{{"deviceId":"d","status":{{"{KEY}":1}}}}"#)),
     ]);
     let mut shown = format!("{identity:?} {hub:?} {:?}", stage.client);
-    for _ in 0..5 {
+    for _ in 0..6 {
         let error = hub.identity(&id).await.unwrap_err();
         shown.push_str(&format!("{error} {error:?}"));
     }

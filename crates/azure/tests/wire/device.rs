@@ -93,9 +93,10 @@ async fn that_it_failed_or_is_disabled_is_an_answer() {
 #[tokio::test]
 async fn the_status_is_looked_up_without_registering() {
     let stage = Stage::new().await;
-    stage
-        .server
-        .play([json(200, body!("dps/registration_state.json")), json(404, body!("dps/error_404204.json"))]);
+    stage.server.play([
+        json(200, body!("dps/registration_state.json").replace("device-4dfe3739", "dev-1")),
+        json(404, body!("dps/error_404204.json")),
+    ]);
     let result = device(&stage).status(None).await.unwrap();
     assert_eq!(result.state.status, dps::RegistrationStatus::Assigned);
     let seen = stage.server.take_seen();

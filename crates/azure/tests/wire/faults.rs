@@ -16,7 +16,7 @@ pub fn no_content() -> Act {
 }
 
 fn id() -> RegistrationId {
-    RegistrationId::new("dev-1").unwrap()
+    RegistrationId::new("device-4dfe3739").unwrap()
 }
 
 #[tokio::test]

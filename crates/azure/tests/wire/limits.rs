@@ -10,7 +10,7 @@ use crate::bodies::body;
 use crate::stage::{Act, Server, Stage, json};
 
 fn id() -> RegistrationId {
-    RegistrationId::new("dev-1").unwrap()
+    RegistrationId::new("device-4dfe3739").unwrap()
 }
 
 #[tokio::test]

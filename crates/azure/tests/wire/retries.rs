@@ -9,7 +9,7 @@ use crate::bodies::body;
 use crate::stage::{Act, Counted, DPS, Stage, json};
 
 fn id() -> RegistrationId {
-    RegistrationId::new("dev-1").unwrap()
+    RegistrationId::new("device-4dfe3739").unwrap()
 }
 
 fn new_enrollment() -> dps::IndividualEnrollment {

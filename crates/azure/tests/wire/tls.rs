@@ -46,7 +46,7 @@ pub async fn stage(names: &[&str], place: impl FnOnce(Endpoints, HostName) -> En
 }
 
 fn id() -> RegistrationId {
-    RegistrationId::new("dev-1").unwrap()
+    RegistrationId::new("device-4dfe3739").unwrap()
 }
 
 #[tokio::test]

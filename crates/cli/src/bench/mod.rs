@@ -6,6 +6,7 @@ pub(crate) mod echo;
 mod load;
 mod prepare;
 mod raw;
+mod reconcile;
 mod report;
 mod work;
 
@@ -53,6 +54,8 @@ enum BenchCommand {
     Assign(AssignBench),
     /// Import a generated export file
     Import(ImportBench),
+    /// Lookups while gateways report every device, on a cluster and an emulated Azure of its own
+    Reconcile(reconcile::ReconcileBench),
 }
 
 /// What all of them take.
@@ -125,6 +128,7 @@ pub(crate) async fn run(common: &Common, args: BenchArgs, screen: &mut Screen) -
         BenchCommand::Batch(args) => lookup(common, &args.lookup, Some(args.batch), screen).await,
         BenchCommand::Assign(args) => assign(common, &args, screen).await,
         BenchCommand::Import(args) => import(common, &args, screen).await,
+        BenchCommand::Reconcile(args) => reconcile::run(common, &args, screen).await,
     }
 }
 
@@ -183,7 +187,7 @@ async fn lookup(
         .with("request_bytes", sample.request_bytes)
         .with("response_bytes", sample.response.len())
         .with("endpoints", common.endpoints.join(","))
-        .compared(&echo_rounds);
+        .compared("echo", &echo_rounds);
     tell(&report, &rounds, screen)
 }
 

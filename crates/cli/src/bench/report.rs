@@ -46,21 +46,25 @@ impl Report {
         self
     }
 
-    /// Adds the echo's figures and the ratio to them; nothing where there was no echo.
-    pub(super) fn compared(self, echo: &[Round]) -> Self {
-        if echo.is_empty() {
+    /// Adds the figures of what this was measured in turns with, and the ratio to them; nothing where there was nothing.
+    pub(super) fn compared(self, with: &str, rounds: &[Round]) -> Self {
+        if rounds.is_empty() {
             return self;
         }
         let unit = self.fields.get("batch").and_then(Value::as_u64).unwrap_or(1);
-        let per_round: Vec<f64> = echo.iter().map(|round| rate(round.calls * unit, round.seconds)).collect();
-        let echo_per_second = median(&per_round);
+        let per_round: Vec<f64> =
+            rounds.iter().map(|round| rate(round.calls * unit, round.seconds)).collect();
+        let peer_per_second = median(&per_round);
         let per_second = self.fields.get("per_second").and_then(Value::as_f64).unwrap_or(0.0);
-        let ratio = if echo_per_second > 0.0 { per_second / echo_per_second } else { 0.0 };
-        self.with("echo_per_second", whole(echo_per_second))
+        let ratio = if peer_per_second > 0.0 { per_second / peer_per_second } else { 0.0 };
+        self.with(&format!("{with}_per_second"), whole(peer_per_second))
             .with("ratio", (ratio * 1_000.0).round() / 1_000.0)
-            .with("echo_p50_us", latency(echo, 0.5))
-            .with("echo_p99_us", latency(echo, 0.99))
-            .with("echo_rounds", per_round.iter().map(|rate| Value::from(whole(*rate))).collect::<Value>())
+            .with(&format!("{with}_p50_us"), latency(rounds, 0.5))
+            .with(&format!("{with}_p99_us"), latency(rounds, 0.99))
+            .with(
+                &format!("{with}_rounds"),
+                per_round.iter().map(|rate| Value::from(whole(*rate))).collect::<Value>(),
+            )
     }
 
     pub(super) fn tell(&self, screen: &mut Screen) -> Result<(), Failure> {

@@ -9,11 +9,11 @@ use berth_client::{Client, Error, v1};
 use parking_lot::Mutex;
 
 use super::export_file::{device_id, is_disabled};
-use super::nodes::Nodes;
-use super::{HUB_FROM, PATIENCE, PREFIX, check, client, say};
+use super::{HUB_FROM, PREFIX, check, say};
 use crate::failure::Failure;
 use crate::present;
 use crate::screen::Screen;
+use crate::stage::{Nodes, PATIENCE, client};
 
 /// The hub that the writer's device goes to and comes back from.
 const HUB_OTHER: &str = "contoso-prod-1b.azure-devices.net";

@@ -6,11 +6,11 @@ use berth_client::{ApiError, Client, Error, v1};
 use tokio::task::JoinSet;
 
 use super::export_file::{device_id, is_disabled};
-use super::nodes::Nodes;
-use super::{HUB_FROM, PREFIX, client, say};
+use super::{HUB_FROM, PREFIX, say};
 use crate::failure::Failure;
 use crate::progress::rate;
 use crate::screen::Screen;
+use crate::stage::{Nodes, client};
 
 /// How long the load lasts.
 const LENGTH: Duration = Duration::from_secs(3);

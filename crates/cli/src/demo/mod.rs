@@ -1,24 +1,24 @@
 //! `berth demo`: a cluster in one process, over real TCP and real disk, that plays the main job and checks it: a
-//! topology, an import, lookups through every node, a population that moves at one revision, a leader that dies, and a
-//! recount of everything.
+//! topology, an import, lookups through every node, a population that moves at one revision, a leader that dies; then,
+//! beside an emulated Azure, devices that move unseen and are found again; and a recount of everything.
 
 mod crash;
 pub(crate) mod export_file;
+mod healing;
 mod load;
 mod moving;
-mod nodes;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use berth_client::{Client, Options, v1};
+use berth_client::{Client, v1};
 use clap::Args;
 
 use crate::args::Common;
 use crate::failure::{EXIT_DONE, Failure};
 use crate::import::{Acks, ImportArgs, perform};
 use crate::screen::{Format, Screen};
-use nodes::Nodes;
+use crate::stage::{Azure, Nodes, azure, client};
 
 /// Most devices of a demo: what one hub takes.
 const DEVICES_MAX: u64 = 1_000_000;
@@ -30,10 +30,8 @@ const PREFIX: &str = "meter-";
 const HUB_FROM: &str = "contoso-prod-1a.azure-devices.net";
 /// The hub that a population moves to.
 const HUB_TO: &str = "contoso-prod-2a.azure-devices.net";
-/// How long any step may wait for the cluster.
-const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The topology that is applied: three stamps, one of them for tests, with five hubs.
+/// The topology that is applied: three stamps, one of them for tests, with seven hubs.
 const TOPOLOGY: &str = r#"
 [[stamps]]
 name = "test-1"
@@ -88,6 +86,20 @@ capacity = { hard = 1000000 }
 tier = "S3"
 units = 4
 
+[[hubs]]
+name = "contoso-field-1.azure-devices.net"
+stamp = "prod-1"
+capacity = { hard = 1000000 }
+tier = "S2"
+units = 1
+
+[[hubs]]
+name = "contoso-field-2.azure-devices.net"
+stamp = "prod-2"
+capacity = { hard = 1000000 }
+tier = "S2"
+units = 1
+
 [[routes]]
 key = "contoso.example"
 stamp = "prod-1"
@@ -108,8 +120,9 @@ pub(crate) async fn run(common: &Common, args: DemoArgs, screen: &mut Screen) ->
     let begin = Instant::now();
     let folder = tempfile::Builder::new().prefix("berth-demo-").tempdir();
     let folder = folder.map_err(|e| Failure::refused(format!("cannot make a temporary folder: {e}")))?;
-    let mut nodes = Nodes::start(folder.path()).await?;
-    let told = play(common, &args, folder.path(), &mut nodes, screen).await;
+    let azure = Azure::start(folder.path()).await?;
+    let mut nodes = Nodes::start(folder.path(), &azure.settings()).await?;
+    let told = play(common, &args, folder.path(), &azure, &mut nodes, screen).await;
     match told {
         Ok(()) => {
             say(screen, &format!("All checks passed in {:.1} s.", begin.elapsed().as_secs_f64()))?;
@@ -117,6 +130,7 @@ pub(crate) async fn run(common: &Common, args: DemoArgs, screen: &mut Screen) ->
                 keep(folder.keep(), &nodes, screen).await?;
             }
             nodes.stop().await;
+            azure.stop().await;
             Ok(EXIT_DONE)
         }
         Err(failure) => {
@@ -130,6 +144,7 @@ async fn play(
     common: &Common,
     args: &DemoArgs,
     folder: &Path,
+    azure: &Azure,
     nodes: &mut Nodes,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
@@ -157,7 +172,8 @@ async fn play(
     load::play(args.devices, nodes, screen).await?;
     let moved = moving::play(args.devices, &cluster, nodes, screen).await?;
     crash::play(&cluster, nodes, screen).await?;
-    recount(args.devices, moved, &cluster, nodes, screen).await
+    let field = healing::play(common, folder, azure, &cluster, nodes, screen).await?;
+    recount(args.devices, moved, field, &cluster, nodes, screen).await
 }
 
 async fn import(
@@ -191,12 +207,14 @@ async fn import(
 
 /// Counts every device on every node, and compares the replicas.
 async fn recount(
-    devices: u64,
+    imported: u64,
     moved: u64,
+    field: u64,
     cluster: &Client,
     nodes: &Nodes,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
+    let devices = imported + field;
     let request = v1::DigestRequest { consistency: berth_client::linearizable(), recount: true };
     let mut digests = Vec::new();
     for address in nodes.addresses() {
@@ -211,22 +229,24 @@ async fn recount(
     let is_equal = digests.windows(2).all(|pair| pair[0] == pair[1]);
     check(is_equal, || format!("the replicas differ: {digests:?}"))?;
 
-    let usage = cluster.get_capacity(v1::GetCapacityRequest::default()).await?;
-    let on = |hub: &str| usage.hubs.iter().find(|usage| usage.name == hub).map_or(0, |usage| usage.devices);
-    let (from, to) = (on(HUB_FROM), on(HUB_TO));
-    check(to == moved && from + to == devices, || {
-        format!(
-            "{from} and {to} devices are counted on the hubs where {} and {moved} are due",
-            devices - moved
-        )
+    let (from, to) = (count_on(cluster, HUB_FROM).await?, count_on(cluster, HUB_TO).await?);
+    check(to == moved && from + to == imported, || {
+        let due = imported - moved;
+        format!("{from} and {to} devices are counted on the hubs where {due} and {moved} are due")
     })?;
     let digest = digests.first().map_or("", |(_, digest)| digest.as_str());
     say(
         screen,
         &format!(
-            "Every device was recounted on all three nodes: {devices} devices, {from} and {to} on the two hubs, digest {digest} everywhere."
+            "Every device was recounted on all three nodes: {devices} devices, of the import {from} and {to} on the two hubs, digest {digest} everywhere."
         ),
     )
+}
+
+/// How many devices are counted on a hub.
+async fn count_on(cluster: &Client, hub: &str) -> Result<u64, Failure> {
+    let usage = cluster.get_capacity(v1::GetCapacityRequest::default()).await?;
+    Ok(usage.hubs.iter().find(|usage| usage.name == hub).map_or(0, |usage| usage.devices))
 }
 
 async fn keep(folder: PathBuf, nodes: &Nodes, screen: &mut Screen) -> Result<(), Failure> {
@@ -243,18 +263,13 @@ async fn keep(folder: PathBuf, nodes: &Nodes, screen: &mut Screen) -> Result<(),
         format!("  berth device list --hub {HUB_TO} --limit 5"),
         format!("  berth hub cordon {HUB_TO} --reason maintenance"),
         "  berth export --out devices.csv".to_owned(),
+        format!("  berth lookup {}", azure::device_id(9)),
     ] {
         say(screen, &line)?;
     }
     say(screen, "Ctrl-C ends it.")?;
     screen.flush()?;
     tokio::signal::ctrl_c().await.map_err(|e| Failure::refused(format!("cannot wait for Ctrl-C: {e}")))
-}
-
-/// A client of these nodes, with the patience of a demo.
-fn client(addresses: &[String]) -> Result<Client, Failure> {
-    let options = Options { deadline: PATIENCE, ..Options::default() };
-    Ok(Client::connect(addresses, options)?)
 }
 
 fn check(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Failure> {

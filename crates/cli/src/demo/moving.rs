@@ -11,11 +11,11 @@ use berth_client::{Client, v1};
 use tokio::task::JoinSet;
 
 use super::export_file::{device_id, is_disabled};
-use super::nodes::Nodes;
-use super::{HUB_FROM, HUB_TO, PREFIX, check, client, say};
+use super::{HUB_FROM, HUB_TO, PREFIX, check, say};
 use crate::failure::Failure;
 use crate::present;
 use crate::screen::Screen;
+use crate::stage::{Nodes, client};
 
 /// Devices that move: what one batch takes at most.
 const POPULATION_MAX: u64 = 10_000;

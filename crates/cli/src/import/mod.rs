@@ -190,6 +190,11 @@ impl ImportArgs {
         }
     }
 
+    /// An import of a CSV file, with everything else as it is by default.
+    pub(crate) fn of_csv(file: PathBuf) -> Self {
+        Self { format: FileFormat::Csv, hub: None, ..Self::of_hub_export(file, String::new()) }
+    }
+
     /// The same import with tags that become labels.
     pub(crate) fn with_label_tags(self, tags: &[&str]) -> Self {
         Self { label_tags: tags.iter().map(|tag| (*tag).to_owned()).collect(), ..self }

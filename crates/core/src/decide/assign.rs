@@ -159,6 +159,10 @@ impl<'v, V: View> Plan<'v, V> {
         };
         let stamped = Evidence { source: assign.evidence, at: Timestamp::from_seconds(self.now.seconds()) };
         let (epoch, origin, evidence) = match (&held, kind) {
+            // Stamped anew, an old word on the hub would pass for the observer's, which the next answer may undo.
+            (Some(m), Kind::Moved) if m.hub == hub && assign.evidence.observes() => {
+                (m.epoch.next(), m.origin, m.evidence)
+            }
             (Some(m), Kind::Moved) => (m.epoch.next(), assign.origin, stamped),
             (Some(m), _) => (m.epoch, m.origin, m.evidence),
             (None, _) => (Epoch(self.revision.0), assign.origin, stamped),

@@ -28,17 +28,17 @@ impl Known<'_> {
     fn judge(&self) -> Verdict {
         match self.case.registration {
             RegistrationSeen::Assigned { hub, device, updated } => self.assigned(hub, device, *updated),
-            RegistrationSeen::Assigning => self.without_hub(Status::Enrolling, Absence::Enrolling),
-            RegistrationSeen::Unassigned => self.without_hub(Status::Unassigned, Absence::Unassigned),
+            RegistrationSeen::Assigning => self.without_hub(Status::Enrolling, Absence::Enrolling, None),
+            RegistrationSeen::Unassigned => self.without_hub(Status::Unassigned, Absence::Unassigned, None),
             RegistrationSeen::Failed { updated }
                 if self.mapping.status == Status::Failed || self.is_newer(*updated) =>
             {
-                self.without_hub(Status::Failed, Absence::Failed)
+                self.without_hub(Status::Failed, Absence::Failed, *updated)
             }
             RegistrationSeen::Failed { .. } => self.drift(DriftClass::Pending, None, Some(Status::Failed)),
             RegistrationSeen::Disabled => match self.mapping.hub {
                 Some(hub) => self.at_hub(hub, true),
-                None => self.without_hub(Status::Disabled, Absence::Disabled),
+                None => self.without_hub(Status::Disabled, Absence::Disabled, None),
             },
             RegistrationSeen::NotEnrolled => Verdict::Negative {
                 kind: Absence::Unknown,
@@ -101,11 +101,16 @@ impl Known<'_> {
     }
 
     /// DPS says that there is no hub to call now. The hub's seat stays with the device.
-    fn without_hub(&self, status: Status, kind: Absence) -> Verdict {
+    fn without_hub(&self, status: Status, kind: Absence, updated: Option<Timestamp>) -> Verdict {
+        let is_assigning = status == Status::Enrolling;
+        let remember_ms = if is_assigning { REMEMBER_ASSIGNING_MS } else { REMEMBER_NEGATIVE_MS };
         if self.mapping.status == status {
-            let assigning = status == Status::Enrolling;
-            let remember_ms = if assigning { REMEMBER_ASSIGNING_MS } else { REMEMBER_NEGATIVE_MS };
             return self.negative(kind, remember_ms);
+        }
+        // Somebody put the device on its hub, and DPS's word is not known to be from later: it is told, not written.
+        if self.mapping.hub.is_some() && !self.knows_better(updated) {
+            let drift = (!is_assigning).then(|| self.difference(DriftClass::Pending, None, Some(status)));
+            return Verdict::Negative { kind, remember_ms, drift };
         }
         self.write(None, status, EvidenceSource::Dps)
     }

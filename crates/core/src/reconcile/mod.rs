@@ -140,7 +140,7 @@ pub enum DriftClass {
     Missing,
     /// DPS names another hub, and knows better, but the directory may not or cannot follow.
     WrongHub,
-    /// DPS names another hub, and the directory's word is the newer one: the device has not registered since.
+    /// DPS names another hub or none, and the directory's word is the newer one: the device has not registered since.
     Pending,
     /// The registration is that of another device, or a hub other than the device's own has an identity of it too.
     Duplicate,

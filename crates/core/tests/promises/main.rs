@@ -1,6 +1,7 @@
 //! What the core promises, tried on arbitrary histories and on the situations that are easy to get wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod allocation;
 mod histories;
 mod identity;
 mod reconcile;

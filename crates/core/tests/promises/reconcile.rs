@@ -210,8 +210,87 @@ proptest! {
         };
         if let Verdict::Write(assign) = judge(&model.topology, &case) {
             prop_assert_eq!(assign.hub, None, "{:?} moved a fresh assignment", registration);
-            prop_assert_ne!(assign.status, Some(Status::Failed));
+            prop_assert_eq!(assign.status, Some(Status::Disabled), "DPS's old word took its hub from a device");
         }
+    }
+
+    #[test]
+    fn no_sequence_of_older_answers_undoes_an_assignment(
+        answers in prop::collection::vec((seen(), identity(), why(), 0..400_000u64), 1..20),
+        source in prop::sample::select(&[EvidenceSource::Operator, EvidenceSource::Hook][..]),
+        was_hearsay: bool,
+    ) {
+        let (mut model, scope) = world(RepairRule::Adopt);
+        let device: DeviceId = "d".parse().unwrap();
+        let assign = |named: &str, evidence| Assign {
+            device: device.clone(),
+            hub: Some(hub(named)),
+            status: Some(Status::Assigned),
+            labels: None,
+            scope: Some(scope.name.clone()),
+            registration: None,
+            precondition: Precondition::None,
+            origin: Origin::Placed,
+            evidence,
+        };
+        let mut now = NOW;
+        if was_hearsay {
+            let earlier = assign(HUBS[1], EvidenceSource::Dps);
+            model.propose(&anonymous(Command::Assign(earlier)), Timestamp(NOW - 5_000)).unwrap();
+        }
+        model.propose(&anonymous(Command::Assign(assign(HUBS[0], source))), Timestamp(now)).unwrap();
+        let assigned = model.devices[&device].clone();
+        for (mut registration, identity, why, passed) in answers {
+            now += passed;
+            if let RegistrationSeen::Assigned { updated, .. } | RegistrationSeen::Failed { updated } = &mut registration {
+                *updated = updated.map(|at| Timestamp(at.0.min(NOW + NEWER_BY_MS)));
+            }
+            let before = model.devices[&device].clone();
+            let case = Case {
+                scope: &scope, device: &device, mapping: Some(&before), registration: &registration, identity, why,
+                now: Timestamp(now),
+            };
+            if let Verdict::Write(assign) = judge(&model.topology, &case) {
+                model.propose(&anonymous(Command::Assign(*assign)), Timestamp(now)).unwrap();
+            }
+            let after = &model.devices[&device];
+            prop_assert_eq!(after.hub, assigned.hub, "{:?} moved it", registration);
+            prop_assert_eq!((after.evidence, after.origin), (assigned.evidence, assigned.origin));
+            prop_assert!(matches!(after.status, Status::Assigned | Status::Disabled), "{:?}", after.status);
+        }
+    }
+
+    #[test]
+    fn an_observed_status_leaves_who_vouches_for_the_hub(
+        start in mapping(&world(RepairRule::Adopt).0),
+        status in prop::sample::select(Status::ALL),
+        evidence in prop::sample::select(EvidenceSource::ALL),
+    ) {
+        let (mut model, scope) = world(RepairRule::Adopt);
+        let device: DeviceId = "d".parse().unwrap();
+        let assign = |status, origin, evidence| Assign {
+            device: device.clone(),
+            hub: start.hub.map(|_| hub(HUBS[0])),
+            status: Some(status),
+            labels: None,
+            scope: Some(scope.name.clone()),
+            registration: None,
+            precondition: Precondition::None,
+            origin,
+            evidence,
+        };
+        let first = assign(start.status, start.origin, start.evidence.source);
+        model.propose(&anonymous(Command::Assign(first)), Timestamp(NOW)).unwrap();
+        let later = NOW + 3_600_000;
+        let second = assign(status, Origin::Adopted, evidence);
+        let done = model.propose(&anonymous(Command::Assign(second)), Timestamp(later));
+        let after = &model.devices[&device];
+        let stands = done.is_err() || status == start.status || evidence.observes();
+        let (origin, source, at) = match stands {
+            true => (start.origin, start.evidence.source, NOW),
+            false => (Origin::Adopted, evidence, later),
+        };
+        prop_assert_eq!((after.origin, after.evidence), (origin, Evidence { source, at: Timestamp(at) }));
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_core::model::Model;
 use berth_core::{
-    Assign, BATCH_DEVICES_MAX, Command, DeviceId, Epoch, Hub, HubNo, LabelSetNo, Labels, Mapping, ObjectKind,
-    Outcome, PlaceState, Precondition, Proposal, Registration, RegistrationId, Rejection, ScopeNo, Stamp,
-    Status, Timestamp, Topology, View,
+    Assign, BATCH_DEVICES_MAX, Command, DeviceId, Epoch, EvidenceSource, Hub, HubNo, LabelSetNo, Labels,
+    Mapping, ObjectKind, Outcome, PlaceState, Precondition, Proposal, Registration, RegistrationId,
+    Rejection, ScopeNo, Stamp, Status, Timestamp, Topology, View,
 };
 
 /// Walks a directory through a history and checks each step.
@@ -296,8 +296,17 @@ fn check_assigned(before: &Model, after: &Model, assign: &Assign, row: &Mapping,
                 (held.epoch.0 + 1, after.revision),
                 "an effective change adds one"
             );
-            assert_eq!((row.origin, row.evidence.source), (assign.origin, assign.evidence));
-            assert_eq!(row.evidence.at, Timestamp::from_seconds(now.seconds()));
+            let is_observed = matches!(assign.evidence, EvidenceSource::Dps | EvidenceSource::Gateway);
+            if is_observed && held.hub == row.hub {
+                assert_eq!(
+                    (row.origin, row.evidence),
+                    (held.origin, held.evidence),
+                    "who put it there stays"
+                );
+            } else {
+                assert_eq!((row.origin, row.evidence.source), (assign.origin, assign.evidence));
+                assert_eq!(row.evidence.at, Timestamp::from_seconds(now.seconds()));
+            }
         }
         Some(held) => {
             assert_eq!((row.epoch, row.origin, row.evidence), (held.epoch, held.origin, held.evidence));

@@ -11,7 +11,7 @@ use std::time::Duration;
 use berth_core::{ItemRejection, Rejection};
 use tonic::Code;
 
-use crate::v1::NegativeKind;
+use crate::v1::{DriftClass, NegativeKind};
 
 pub use status::{from_status_bytes, reason_of_rejection};
 
@@ -78,6 +78,29 @@ pub enum ApiError {
         /// What stood in the way.
         problem: String,
         /// When to try again.
+        retry_after: Duration,
+    },
+    /// The directory does not have the device, and its provisioning service has it where the directory may not or cannot
+    /// follow.
+    #[error("device `{device}` is not in the directory, though its provisioning service has it on `{hub}`: {}", told_drift(*.drift))]
+    NotAdopted {
+        /// The device.
+        device: String,
+        /// The hub that its provisioning service names.
+        hub: String,
+        /// What keeps the directory from following.
+        drift: DriftClass,
+        /// How long the caller may remember this.
+        remember_for: Duration,
+    },
+    /// What may be asked of a provisioning service in a minute is spent, and so this was not asked.
+    #[error("the {per_minute} questions a minute that `{place}` may be asked for this are spent; try again in {} ms", .retry_after.as_millis())]
+    BudgetSpent {
+        /// The scope of the provisioning service.
+        place: String,
+        /// Questions a minute.
+        per_minute: u64,
+        /// When there is leave again.
         retry_after: Duration,
     },
     /// No device is registered under this ID.
@@ -259,7 +282,9 @@ impl ApiError {
                 Some(RETRY_ELECTION)
             }
             Self::ReplicaBehind { .. } => Some(RETRY_REPLICA),
-            Self::Overloaded { retry_after, .. } | Self::Unverified { retry_after, .. } => Some(*retry_after),
+            Self::Overloaded { retry_after, .. }
+            | Self::Unverified { retry_after, .. }
+            | Self::BudgetSpent { retry_after, .. } => Some(*retry_after),
             Self::NoHub { kind: NegativeKind::Enrolling, remember_for, .. } => Some(*remember_for),
             Self::Rejected(Rejection::Full { .. }) | Self::DiskFull { .. } => Some(RETRY_CAPACITY),
             _ => None,
@@ -313,6 +338,24 @@ fn told_negative(kind: NegativeKind) -> &'static str {
         NegativeKind::Disabled => "is disabled at its hub; enable it there or assign it anew",
         NegativeKind::Failed => "failed to register; look at its provisioning and assign it anew",
         NegativeKind::Missing => "has no identity at its hub; have it register again, or remove it",
+    }
+}
+
+fn told_drift(class: DriftClass) -> &'static str {
+    match class {
+        DriftClass::HubUnknown => {
+            "the topology has no such hub; add it, or have the device register elsewhere"
+        }
+        DriftClass::HubNotLinked => {
+            "that hub is not linked to the scope; link it, or have the device register elsewhere"
+        }
+        DriftClass::Duplicate => "its registration ID is another device's; remove one of the two",
+        DriftClass::WrongHub => "that hub takes no more devices; open it or make room there",
+        DriftClass::Unspecified
+        | DriftClass::Missing
+        | DriftClass::Pending
+        | DriftClass::Disabled
+        | DriftClass::Orphan => "the directory does not follow; assign the device",
     }
 }
 

@@ -12,7 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::facts::{Facts, clipped};
 use super::{ApiError, ERROR_DOMAIN, FieldViolation, LeaderHint, TOLD_ITEMS_MAX, rejection};
-use crate::v1::{ErrorReason, ItemError, NegativeKind};
+use crate::v1::{DriftClass, ErrorReason, ItemError, NegativeKind};
 
 /// Malformed fields that one error tells: they must fit a header list of 16 KiB.
 const TOLD_VIOLATIONS_MAX: usize = 16;
@@ -120,6 +120,8 @@ fn class(error: &ApiError) -> (Code, ErrorReason) {
             NegativeKind::Missing => (Code::FailedPrecondition, ErrorReason::DeviceMissing),
         },
         ApiError::Unverified { .. } => (Code::Unavailable, ErrorReason::DeviceUnverified),
+        ApiError::NotAdopted { .. } => (Code::FailedPrecondition, ErrorReason::DeviceNotAdopted),
+        ApiError::BudgetSpent { .. } => (Code::ResourceExhausted, ErrorReason::BudgetSpent),
         ApiError::RegistrationUnknown { .. } => (Code::NotFound, ErrorReason::RegistrationUnknown),
         ApiError::RegistrationAmbiguous { .. } => {
             (Code::FailedPrecondition, ErrorReason::RegistrationAmbiguous)
@@ -174,6 +176,16 @@ fn told(error: &ApiError) -> Facts {
         ApiError::Unverified { device, problem, retry_after } => {
             facts.set("device", device).set("problem", problem).set("retry_after_ms", retry_after.as_millis())
         }
+        ApiError::NotAdopted { device, hub, drift, remember_for } => facts
+            .set("device", device)
+            .set("hub", hub)
+            .set("drift", drift_text(*drift))
+            .set("remember_for_ms", remember_for.as_millis()),
+        ApiError::BudgetSpent { place, per_minute, retry_after } => facts
+            .set("kind", "scope")
+            .set("name", place)
+            .set("per_minute", per_minute)
+            .set("retry_after_ms", retry_after.as_millis()),
         ApiError::RegistrationUnknown { registration, scope } => {
             facts.set("registration", registration).set_some("scope", scope.as_ref())
         }
@@ -307,6 +319,17 @@ fn read(reason: ErrorReason, code: Code, facts: &Facts, violations: Vec<FieldVio
             problem: facts.told("problem")?,
             retry_after: facts.millis("retry_after_ms")?,
         },
+        ErrorReason::DeviceNotAdopted => ApiError::NotAdopted {
+            device: facts.text("device")?,
+            hub: facts.text("hub")?,
+            drift: drift_of(&facts.text("drift")?),
+            remember_for: facts.millis("remember_for_ms")?,
+        },
+        ErrorReason::BudgetSpent => ApiError::BudgetSpent {
+            place: facts.text("name")?,
+            per_minute: facts.number("per_minute")?,
+            retry_after: facts.millis("retry_after_ms")?,
+        },
         ErrorReason::RegistrationUnknown => ApiError::RegistrationUnknown {
             registration: facts.text("registration")?,
             scope: facts.text("scope"),
@@ -382,6 +405,18 @@ fn reason_text(reason: ErrorReason) -> &'static str {
 
 fn reason_of(text: &str) -> Option<ErrorReason> {
     ErrorReason::from_str_name(&format!("{REASON_PREFIX}{text}"))
+}
+
+const DRIFT_PREFIX: &str = "DRIFT_CLASS_";
+
+fn drift_text(class: DriftClass) -> &'static str {
+    let name = class.as_str_name();
+    name.strip_prefix(DRIFT_PREFIX).unwrap_or(name)
+}
+
+/// The class of this name; one that a newer Berth knows is unspecified here.
+fn drift_of(text: &str) -> DriftClass {
+    DriftClass::from_str_name(&format!("{DRIFT_PREFIX}{text}")).unwrap_or_default()
 }
 
 /// Longest message of a status, in bytes: it travels percent-encoded in a header.

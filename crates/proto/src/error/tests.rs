@@ -95,6 +95,17 @@ fn errors() -> Vec<ApiError> {
             problem: name("away"),
             retry_after: Duration::from_millis(1_200),
         },
+        ApiError::NotAdopted {
+            device: name("d"),
+            hub: name("h.example"),
+            drift: DriftClass::HubNotLinked,
+            remember_for: Duration::from_secs(30),
+        },
+        ApiError::BudgetSpent {
+            place: name("0ne1"),
+            per_minute: 120,
+            retry_after: Duration::from_millis(500),
+        },
         ApiError::RegistrationUnknown { registration: name("r"), scope: None },
         ApiError::RegistrationUnknown { registration: name("r"), scope: Some(name("0ne1")) },
         ApiError::RegistrationAmbiguous { registration: name("r"), scopes: vec![name("0ne1"), name("0ne2")] },

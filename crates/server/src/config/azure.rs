@@ -1,4 +1,4 @@
-//! Table `[azure]`: where Azure is, and by which credentials hubs are asked.
+//! Table `[azure]`: where Azure is, by which credentials hubs are asked, and by which secret Azure may ask.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,9 +28,10 @@ pub struct AzureSettings {
     pub plain_http: Option<bool>,
     pub hub_credentials: Option<BTreeMap<String, String>>,
     pub sweep_every: Option<String>,
+    pub hook_secret: Option<String>,
 }
 
-/// Where Azure is, and by which credentials hubs are asked.
+/// Where Azure is, by which credentials hubs are asked, and by which secret Azure may ask.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AzureConfig {
     /// A PEM file with certificate authorities that are trusted besides the public ones.
@@ -45,6 +46,8 @@ pub struct AzureConfig {
     pub hub_credentials: BTreeMap<HubName, KeySource>,
     /// How long after the start of one sweep the next one starts by itself; never, where it is none.
     pub sweep_every: Option<Duration>,
+    /// Where the secrets of the allocation hook are kept; without one it is off.
+    pub hook_secret: Option<KeySource>,
 }
 
 impl AzureSettings {
@@ -56,6 +59,7 @@ impl AzureSettings {
             plain_http: self.plain_http.or(later.plain_http),
             hub_credentials: self.hub_credentials.or(later.hub_credentials),
             sweep_every: self.sweep_every.or(later.sweep_every),
+            hook_secret: self.hook_secret.or(later.hook_secret),
         }
     }
 
@@ -80,14 +84,17 @@ impl AzureSettings {
         };
         let hub_credentials = self.hub_credentials.unwrap_or_default();
         let hub_credentials = hub_credentials.iter().map(credential).collect::<Result<_, ConfigError>>()?;
-        let plain_http = self.plain_http.unwrap_or(false);
+        let hook_secret = self.hook_secret.map(|reference| {
+            key_source(&reference).map_err(|problem| value("azure.hook_secret", "(not shown)", problem))
+        });
         Ok(AzureConfig {
             authority_file: self.authority_file,
             all_at,
             addresses,
-            plain_http,
+            plain_http: self.plain_http.unwrap_or(false),
             hub_credentials,
             sweep_every: sweep_every(self.sweep_every.as_deref())?,
+            hook_secret: hook_secret.transpose()?,
         })
     }
 }

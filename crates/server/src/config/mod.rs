@@ -29,7 +29,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where peers are served.
     pub peer_listen: SocketAddr,
-    /// Where metrics and probes are served.
+    /// Where metrics, probes and the allocation hook are served.
     pub http_listen: SocketAddr,
     /// What clients are told to reach this node by; the listen address where not given.
     pub advertise: Option<String>,
@@ -49,7 +49,7 @@ pub struct Config {
     pub ballast_bytes: u64,
     /// How often what is in memory and on disk is counted and read again; `None` is never.
     pub scrub_interval: Option<Duration>,
-    /// Where Azure is, and by which credentials hubs are asked.
+    /// Where Azure is, by which credentials hubs are asked, and by which secret Azure may ask.
     pub azure: AzureConfig,
 }
 

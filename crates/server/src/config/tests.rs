@@ -64,3 +64,12 @@ fn an_unspecified_address_needs_an_advertised_one() {
     });
     assert!(Config::from_settings([told]).is_ok());
 }
+
+#[test]
+fn a_secret_in_the_place_of_its_name_is_refused_and_not_repeated() {
+    let secret = "the-secret-itself-0123456789";
+    let text = format!("[azure]\nhook_secret = \"{secret}\"");
+    let told = Config::from_settings([Settings::from_toml(&text).unwrap()]).unwrap_err().to_string();
+    assert!(told.contains("azure.hook_secret") && told.contains("env:NAME"), "{told}");
+    assert!(!told.contains(secret), "{told}");
+}

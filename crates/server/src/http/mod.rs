@@ -1,4 +1,5 @@
-//! The HTTP listener: metrics and probes, kept apart from clients so that they answer when all else is full.
+//! The HTTP listener: metrics, probes and the allocation hook, kept apart from clients so that they answer when all else
+//! is full.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -7,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
@@ -19,42 +20,44 @@ use tower::Service;
 use crate::edge::Gate;
 use crate::edge::accept::{Accepted, accept};
 use crate::health::{Health, Serving};
+use crate::hook::{self, Hook};
 use crate::metrics::Metrics;
 
-/// Connections of scrapers and probes.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections of scrapers and probes, and of what stands before the hook: 1,000 calls a minute, each on a connection of
+/// its own that stays open for as long as it may, are 500.
+const CONNECTIONS_MAX: usize = 640;
 /// How long a request's headers may take; with keep-alive also how long a connection may be idle.
 const HEADERS_MAX: Duration = Duration::from_secs(30);
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Bytes that a connection buffers, headers among them.
 const BUFFER_BYTES_MAX: usize = 64 * 1_024;
-/// Bytes of a request's body: no route here takes one.
+/// Bytes of a request's body: no route here takes one but the hook, which has a bound of its own.
 const BODY_BYTES_MAX: usize = 4 * 1_024;
 /// What OpenMetrics text is called.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the routes answer from.
 #[derive(Debug, Clone)]
-struct Sources {
-    metrics: Arc<Metrics>,
-    health: Health,
+pub struct Sources {
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// For `/readyz`.
+    pub health: Health,
+    /// For DPS.
+    pub hook: Arc<Hook>,
 }
 
-/// Serves `/metrics`, `/healthz` and `/readyz` on `listener` until `stop`.
-pub async fn serve(
-    listener: TcpListener,
-    metrics: Arc<Metrics>,
-    health: Health,
-    stop: impl Future<Output = ()>,
-) {
+/// Serves `/metrics`, `/healthz`, `/readyz` and the allocation hook on `listener` until `stop`.
+pub async fn serve(listener: TcpListener, sources: Sources, stop: impl Future<Output = ()>) {
     let routes = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route(hook::PATH, post(allocate))
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Sources { metrics, health });
+        .with_state(sources);
     accept(listener, Gate::new(CONNECTIONS_MAX), stop, |accepted| serve_connection(accepted, routes.clone()))
         .await;
 }
@@ -121,6 +124,10 @@ async fn readyz(State(sources): State<Sources>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response()
         }
     }
+}
+
+async fn allocate(State(sources): State<Sources>, request: Request) -> Response {
+    sources.hook.answer(request).await
 }
 
 async fn not_found() -> Response {

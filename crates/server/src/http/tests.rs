@@ -17,7 +17,9 @@ async fn start() -> (SocketAddr, Health, oneshot::Sender<()>, tokio::task::JoinH
     let stopped = async move {
         let _ = stopped.await;
     };
-    let server = tokio::spawn(serve(listener, metrics, health.clone(), stopped));
+    let hook = Hook::new(None, Arc::clone(&metrics.hook));
+    let sources = Sources { metrics, health: health.clone(), hook };
+    let server = tokio::spawn(serve(listener, sources, stopped));
     (addr, health, stop, server)
 }
 

@@ -6,6 +6,7 @@
 
 mod edge;
 mod histogram;
+mod hook;
 mod node;
 mod process;
 mod reconcile;
@@ -22,6 +23,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use histogram::Histogram;
+pub use hook::HookMetrics;
 pub use node::{RaftMetrics, ScrubMetrics, StoreMetrics, whole};
 pub use process::resident_bytes;
 pub use reconcile::ReconcileMetrics;
@@ -42,6 +44,8 @@ pub struct Metrics {
     pub work: Arc<WorkMetrics>,
     /// What is asked of Azure, and what comes of it.
     pub reconcile: Arc<ReconcileMetrics>,
+    /// What DPS asks of us.
+    pub hook: Arc<HookMetrics>,
     /// Where Raft stands.
     pub raft: RaftMetrics,
     /// Where the store stands.
@@ -61,10 +65,11 @@ impl Metrics {
         berth.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         let work = Arc::new(WorkMetrics::register(berth));
         let reconcile = Arc::new(ReconcileMetrics::register(berth));
+        let hook = Arc::new(HookMetrics::register(berth));
         let raft = RaftMetrics::register(berth);
         let store = StoreMetrics::register(berth);
         let (registry, sampler) = (Mutex::new(registry), RwLock::new(None));
-        Arc::new(Self { registry, sampler, rpc, work, reconcile, raft, store })
+        Arc::new(Self { registry, sampler, rpc, work, reconcile, hook, raft, store })
     }
 
     /// Sets what is run before each look; a second call replaces the first.
@@ -120,7 +125,8 @@ mod tests {
         metrics.reconcile.odd_rows(2);
         metrics.reconcile.swept("all", 1_000);
         metrics.reconcile.sample(61_000);
-        metrics.reconcile.set_drift([(berth_core::reconcile::DriftClass::Pending, 3)].into_iter());
+        metrics.hook.answered("placed");
+        metrics.reconcile.set_drift(&[(berth_core::reconcile::DriftClass::Pending, 3)].into());
         metrics.set_sampler(Box::new(|metrics| {
             metrics.store.devices.set(7);
             metrics.raft.set_peer_lag([(2, 5)]);
@@ -138,6 +144,7 @@ mod tests {
             "berth_reconcile_flights_joined_total 1",
             "berth_azure_odd_rows_total 2",
             "berth_reconcile_sweep_age_seconds{of=\"all\"} 60",
+            "berth_hook_allocations_total{outcome=\"placed\"} 1",
             "berth_reconcile_drift{class=\"PENDING\"} 3",
             "berth_store_devices 7",
             "berth_raft_peer_lag_entries{node=\"2\"} 5",

@@ -83,9 +83,10 @@ impl ReconcileMetrics {
         }
     }
 
-    /// Sets how many devices are in drift.
-    pub fn set_drift(&self, counts: impl Iterator<Item = (DriftClass, usize)>) {
-        for (class, count) in counts {
+    /// Sets how many devices are in drift; a class that is not named has none.
+    pub fn set_drift(&self, counts: &BTreeMap<DriftClass, usize>) {
+        for class in DriftClass::ALL {
+            let count = counts.get(class).copied().unwrap_or_default();
             self.drift.get_or_create(&[("class", class.name())]).set(whole(count as u64));
         }
     }

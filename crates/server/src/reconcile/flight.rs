@@ -10,18 +10,16 @@ use tokio::sync::watch;
 
 /// Questions that are on their way at once. Further ones are turned away.
 pub const FLIGHTS_MAX: usize = 256;
-/// Callers that may wait for one answer.
-pub const WAITERS_MAX: usize = 4_096;
+/// Callers that may wait for one answer at once.
+pub const WAITERS_MAX: usize = 1_024;
 
 /// Questions on their way.
 pub struct Flights<K, V> {
     open: Arc<Mutex<HashMap<K, Flight<V>>>>,
 }
 
-struct Flight<V> {
-    answer: watch::Receiver<Option<V>>,
-    waiters: usize,
-}
+/// Whoever waits holds a receiver, so that those who gave up do not count.
+type Flight<V> = Arc<watch::Sender<Option<V>>>;
 
 /// A place on a flight.
 pub enum Boarding<K: Hash + Eq, V> {
@@ -37,7 +35,7 @@ pub enum Boarding<K: Hash + Eq, V> {
 pub struct Pilot<K: Hash + Eq, V> {
     open: Arc<Mutex<HashMap<K, Flight<V>>>>,
     key: K,
-    answer: watch::Sender<Option<V>>,
+    answer: Flight<V>,
 }
 
 impl<K, V> Default for Flights<K, V> {
@@ -52,17 +50,14 @@ impl<K: Hash + Eq + Clone, V> Flights<K, V> {
         let mut open = self.open.lock();
         let count = open.len();
         match open.entry(key) {
-            Entry::Occupied(flight) if flight.get().waiters >= WAITERS_MAX => Boarding::Full,
-            Entry::Occupied(mut flight) => {
-                flight.get_mut().waiters += 1;
-                Boarding::Passenger(flight.get().answer.clone())
-            }
+            Entry::Occupied(flight) if flight.get().receiver_count() >= WAITERS_MAX => Boarding::Full,
+            Entry::Occupied(flight) => Boarding::Passenger(flight.get().subscribe()),
             Entry::Vacant(_) if count >= FLIGHTS_MAX => Boarding::Full,
             Entry::Vacant(place) => {
-                let (sender, answer) = watch::channel(None);
-                let key = place.key().clone();
-                place.insert(Flight { answer: answer.clone(), waiters: 1 });
-                Boarding::Pilot(Pilot { open: Arc::clone(&self.open), key, answer: sender }, answer)
+                let (flight, key) = (Arc::new(watch::Sender::new(None)), place.key().clone());
+                let answer = flight.subscribe();
+                place.insert(Arc::clone(&flight));
+                Boarding::Pilot(Pilot { open: Arc::clone(&self.open), key, answer: flight }, answer)
             }
         }
     }
@@ -106,10 +101,18 @@ mod tests {
     async fn a_pilot_that_is_lost_strands_nobody_and_numbers_are_bounded() {
         let flights = Flights::<usize, u32>::default();
         let Boarding::Pilot(pilot, mut answer) = flights.board(0) else { panic!("nobody asks yet") };
-        for _ in 1..WAITERS_MAX {
-            assert!(matches!(flights.board(0), Boarding::Passenger(_)));
+        let board = |_| {
+            let Boarding::Passenger(answer) = flights.board(0) else { panic!("there is room") };
+            answer
+        };
+        for _ in 0..WAITERS_MAX {
+            board(0);
         }
+        let mut aboard: Vec<_> = (1..WAITERS_MAX).map(board).collect();
         assert!(matches!(flights.board(0), Boarding::Full));
+        // Whoever gives up makes room.
+        aboard.pop();
+        board(0);
         drop(pilot);
         assert!(answer.wait_for(Option::is_some).await.is_err());
         let pilots: Vec<_> = (0..FLIGHTS_MAX).map(|key| flights.board(key)).collect();

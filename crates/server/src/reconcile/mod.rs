@@ -4,11 +4,14 @@
 //! Only a leader asks. Its budgets, its memory and its questions on their way belong to its term and end with it: what
 //! was found in an earlier term, or of an earlier epoch of a device, is dropped.
 
+mod ask;
 mod authority;
 mod azure;
 mod budget;
 mod drifts;
+mod finding;
 mod flight;
+mod hook;
 mod listing;
 mod memory;
 mod operator;
@@ -19,28 +22,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_core::reconcile::{
-    Absence, Case, Drift, DriftClass, IdentitySeen, REMEMBER_ASSIGNING_MS, REMEMBER_CONFIRMED_MS,
-    REMEMBER_DRIFT_MS, REMEMBER_NEGATIVE_MS, RegistrationSeen, Side, Verdict, Why, judge,
+    Absence, Drift, DriftClass, REMEMBER_ASSIGNING_MS, REMEMBER_CONFIRMED_MS, REMEMBER_DRIFT_MS,
+    REMEMBER_NEGATIVE_MS, Side, Verdict, Why,
 };
 use berth_core::{
     Assign, Command, DeviceId, Epoch, HubNo, Mapping, Outcome, Proposal, Registration, RegistrationId,
-    Rejection, Scope, ScopeNo, Status, Timestamp,
+    Rejection, Scope, ScopeNo,
 };
 use berth_proto::error::ApiError;
 use berth_proto::internal as peer;
 use berth_store::machine::{Machine, Snapshot};
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 pub use authority::{Authority, Trouble};
 pub use azure::AzureAuthority;
 pub use drifts::{Aspect, DriftKey, Listed};
+pub use finding::{Cause, Finding, Found};
 pub use listing::{Cursor, EnrollmentRow, IdentityRow, Listing, RegistrationRow};
 pub use operator::{BudgetLeft, DriftPage};
 pub use sweep::{NoSweep, SweepOrder, SweepPhase, SweepPlan, SweepReport, SweepState};
 
-use budget::{Budgets, Place, rate_of_hub, rate_of_scope};
+use budget::Budgets;
 use drifts::Drifts;
+use finding::{Landed, absence_of, negative};
 use flight::{Boarding, Flights};
 use memory::Memory;
 use sweep::Sweeps;
@@ -49,88 +56,20 @@ use crate::directory::Directory;
 use crate::metrics::ReconcileMetrics;
 use crate::raft::{Clock, RaftNode};
 
-/// How long a report waits for Azure. The question goes on, and its answer is there for the next report.
+/// How long a report, or a lookup of an unknown device, waits for Azure. The question goes on, and its answer is there
+/// for the next one.
 const WAIT_MAX: Duration = Duration::from_secs(4);
+/// The same for a lookup of a device without a hub to call: there is an answer for it even if Azure gives none.
+const RECHECK_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Calls of a node that wait for Azure or for its leader at once. Further ones are turned away, so that devices nobody
+/// knows leave room in the gates for those that need no question.
+const WAITING_MAX: usize = 2_048;
 /// When a report is worth repeating that waited in vain, or found too many waiting.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long it is remembered that Azure could not be asked about a device.
 const REMEMBER_TROUBLE: Duration = Duration::from_secs(5);
-/// Longest text that tells what stood in the way, in bytes.
-const PROBLEM_BYTES_MAX: usize = 256;
 /// Who the reconciler is in the records of commands.
 const ACTOR: &str = "reconciler";
-
-/// What became of a question about a device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// Azure agrees with the directory.
-    Confirmed,
-    /// The directory was wrong, and has been changed.
-    Changed,
-    /// Azure disagrees, and the directory stands.
-    Drift(Drift),
-    /// There is no hub to call.
-    Negative {
-        /// Why.
-        kind: Absence,
-        /// What disagrees, where the directory says otherwise.
-        drift: Option<Drift>,
-    },
-    /// Azure could not be asked, or gave no useful answer; the directory stands.
-    NotVerified {
-        /// What stood in the way.
-        problem: String,
-    },
-    /// Leadership or the device changed meanwhile: the directory has newer news.
-    Superseded,
-}
-
-/// A finding, and when asking again makes sense.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// What was found.
-    pub finding: Finding,
-    /// When it may be verified again; zero where there is no reason to.
-    pub again_after: Duration,
-}
-
-impl Found {
-    fn not_verified(problem: impl ToString, again_after: Duration) -> Self {
-        let mut problem = problem.to_string();
-        let end = (0..=PROBLEM_BYTES_MAX.min(problem.len())).rev().find(|at| problem.is_char_boundary(*at));
-        problem.truncate(end.unwrap_or(0));
-        Self { finding: Finding::NotVerified { problem }, again_after }
-    }
-
-    /// For how long, in milliseconds, it may be remembered that there was no answer; `None` where there may be one within
-    /// the second.
-    fn worth_remembering(&self) -> Option<u64> {
-        let for_ms = u64::try_from(self.again_after.as_millis()).unwrap_or(u64::MAX);
-        (for_ms >= 1_000 && matches!(self.finding, Finding::NotVerified { .. })).then_some(for_ms)
-    }
-
-    fn superseded() -> Self {
-        Self { finding: Finding::Superseded, again_after: Duration::ZERO }
-    }
-}
-
-/// A finding, and what it is about: a registration may be asked about for the sake of more than one device.
-#[derive(Debug, Clone)]
-struct Landed {
-    device: DeviceId,
-    epoch: Epoch,
-    found: Found,
-}
-
-impl Landed {
-    /// What it says of this device at this epoch.
-    fn about(&self, device: &DeviceId, epoch: Epoch) -> Found {
-        if (&self.device, self.epoch) == (device, epoch) {
-            return self.found.clone();
-        }
-        Found::not_verified("another question about this registration was on its way", RETRY)
-    }
-}
 
 /// Questions about one registration, in one term.
 type FlightKey = (u64, ScopeNo, String);
@@ -148,6 +87,9 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metrics: Arc<ReconcileMetrics>,
     flights: Flights<FlightKey, Landed>,
+    /// The questions on their way, which end with the node.
+    under_way: Mutex<JoinSet<()>>,
+    waiting: Semaphore,
     term: Mutex<OfTerm>,
     sweeps: Sweeps,
 }
@@ -166,12 +108,12 @@ struct OfTerm {
 /// One device, as it stood when the question began.
 struct Question {
     term: u64,
+    why: Why,
     device: DeviceId,
     mapping: Mapping,
     scope: Scope,
     registration: RegistrationId,
     snapshot: Snapshot,
-    why: Why,
 }
 
 impl Reconciler {
@@ -183,8 +125,25 @@ impl Reconciler {
         clock: Arc<dyn Clock>,
         metrics: Arc<ReconcileMetrics>,
     ) -> Self {
-        let (flights, term, sweeps) = (Flights::default(), Mutex::default(), Sweeps::default());
-        Self { inner: Arc::new(Inner { directory, raft, authority, clock, metrics, flights, term, sweeps }) }
+        let inner = Inner {
+            directory,
+            raft,
+            authority,
+            clock,
+            metrics,
+            flights: Flights::default(),
+            under_way: Mutex::default(),
+            waiting: Semaphore::new(WAITING_MAX),
+            term: Mutex::default(),
+            sweeps: Sweeps::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Breaks off the questions on their way, and waits until they have let go of the node.
+    pub async fn stop(&self) {
+        let mut under_way = std::mem::take(&mut *self.inner.under_way.lock());
+        under_way.shutdown().await;
     }
 
     /// Sends a call on to the leader, which alone asks Azure.
@@ -192,6 +151,7 @@ impl Reconciler {
     /// # Errors
     /// What the leader says, or that it could not be asked.
     pub async fn forward(&self, call: peer::ForwardRequest) -> Result<peer::ForwardResponse, ApiError> {
+        let Ok(_waits) = self.inner.waiting.try_acquire() else { return Err(crowded()) };
         let Some(answer) = self.inner.raft.forward(call).await else {
             return Err(ApiError::NoQuorum { cause: "no leader is known".to_owned() });
         };
@@ -206,43 +166,88 @@ impl Reconciler {
 
     /// Has Azure asked about a device that a gateway says is not where its mapping says, unless that was done lately.
     pub async fn verify(&self, device: &DeviceId, epoch: Epoch) -> Found {
-        self.verify_because(device, epoch, Why::Report).await
+        self.verify_for(Why::Report, device, epoch, Instant::now() + WAIT_MAX).await
     }
 
-    async fn verify_because(&self, device: &DeviceId, epoch: Epoch, why: Why) -> Found {
+    /// Whether Azure may be asked why this device has no hub to call.
+    pub fn may_recheck(&self, snapshot: &Snapshot, device: &DeviceId, mapping: &Mapping) -> bool {
+        whom_to_ask(snapshot, device, mapping).is_ok()
+    }
+
+    /// Has Azure asked about a device that was looked up and has no hub to call, unless that was done lately, within the
+    /// share of the budget that lookups have. Says whether the directory may have news of it since: where nobody could
+    /// be asked, what it has stands.
+    pub async fn recheck(&self, device: &DeviceId, epoch: Epoch) -> bool {
+        let found = self.verify_for(Why::ReadThrough, device, epoch, Instant::now() + RECHECK_WAIT_MAX).await;
+        matches!(found.finding, Finding::Changed | Finding::Superseded)
+    }
+
+    async fn verify_for(&self, why: Why, device: &DeviceId, epoch: Epoch, deadline: Instant) -> Found {
         let inner = &self.inner;
         let Some(term) = inner.leading_term() else { return Found::superseded() };
         if let Some(found) = inner.remembered(term, device, epoch) {
             return found;
         }
-        let question = match inner.question(term, device, epoch, why) {
+        let question = match inner.question(term, why, device, epoch) {
             Ok(question) => question,
             Err(found) => return found,
         };
         let key = (term, question.scope.no, question.registration.folded());
+        let fly = |inner: Arc<Inner>| async move { inner.resolve(question).await };
+        self.aboard(key, (device, epoch), deadline, fly).await
+    }
+
+    /// Joins the question on its way, or begins it, and waits for what it finds of this device at this epoch.
+    async fn aboard<F>(
+        &self,
+        key: FlightKey,
+        (device, epoch): (&DeviceId, Epoch),
+        deadline: Instant,
+        fly: impl FnOnce(Arc<Inner>) -> F,
+    ) -> Found
+    where
+        F: Future<Output = Found> + Send + 'static,
+    {
+        let inner = &self.inner;
+        let Ok(_waits) = inner.waiting.try_acquire() else { return Found::crowded() };
         let mut answer = match inner.flights.board(key) {
-            Boarding::Full => return Found::not_verified("too many devices are being verified", RETRY),
+            Boarding::Full => return Found::crowded(),
             Boarding::Passenger(answer) => {
                 inner.metrics.joined();
                 answer
             }
             Boarding::Pilot(pilot, answer) => {
-                let inner = Arc::clone(inner);
+                let (device, flight) = (device.clone(), fly(Arc::clone(inner)));
                 // On its own: whoever waits may give up, and the answer is worth having all the same.
-                tokio::spawn(async move {
-                    let (device, epoch) = (question.device.clone(), question.mapping.epoch);
-                    let found = inner.resolve(question).await;
+                let mut under_way = inner.under_way.lock();
+                while under_way.try_join_next().is_some() {}
+                under_way.spawn(async move {
+                    let found = flight.await;
                     pilot.land(Landed { device, epoch, found });
                 });
                 answer
             }
         };
-        match tokio::time::timeout(WAIT_MAX, answer.wait_for(Option::is_some)).await {
+        match timeout_at(deadline, answer.wait_for(Option::is_some)).await {
             Ok(Ok(landed)) => {
                 landed.as_ref().map_or_else(Found::superseded, |landed| landed.about(device, epoch))
             }
             Ok(Err(_)) => Found::not_verified("the question broke off", RETRY),
             Err(_) => Found::not_verified("Azure has not answered yet", RETRY),
+        }
+    }
+
+    /// Shows how many devices are in drift; none on a node that does not lead. The reconciler may end meanwhile.
+    pub fn sampler(&self) -> impl Fn() + Send + Sync + 'static {
+        let inner = Arc::downgrade(&self.inner);
+        move || {
+            if let Some(inner) = inner.upgrade() {
+                let term = inner.leading_term();
+                let counts = |held: &mut OfTerm| held.drifts.counts().collect();
+                let counts = term.and_then(|term| inner.of_term(term, counts));
+                inner.metrics.set_drift(&counts.unwrap_or_default());
+                inner.metrics.sample(inner.clock.now_ms());
+            }
         }
     }
 }
@@ -259,7 +264,6 @@ impl Inner {
         let mut held = self.term.lock();
         if held.term < term {
             *held = OfTerm { term, ..OfTerm::default() };
-            self.metrics.set_drift(held.drifts.counts());
         }
         (held.term == term).then(|| run(&mut held))
     }
@@ -273,29 +277,17 @@ impl Inner {
     }
 
     /// The device as it stands now, and whom to ask about it.
-    fn question(&self, term: u64, device: &DeviceId, epoch: Epoch, why: Why) -> Result<Question, Found> {
+    fn question(&self, term: u64, why: Why, device: &DeviceId, epoch: Epoch) -> Result<Question, Found> {
         let snapshot = self.directory.newest();
         let mapping = match snapshot.device(device) {
             Ok(Some(mapping)) if mapping.epoch == epoch => mapping,
             Ok(_) => return Err(Found::superseded()),
             Err(damage) => return Err(Found::not_verified(damage, RETRY)),
         };
-        let scope = mapping.scope.and_then(|no| snapshot.topology().scope(no)).cloned();
-        let Some(scope) = scope.filter(|scope| !scope.service_host.is_empty()) else {
-            return Err(Found::not_verified(
-                "the device is in no scope whose provisioning service may be asked",
-                Duration::ZERO,
-            ));
-        };
-        let registration = match &mapping.registration {
-            Registration::Explicit(id) => Some(id.clone()),
-            Registration::SameAsDevice => device.as_registration(),
-            Registration::None => None,
-        };
-        let Some(registration) = registration else {
-            return Err(Found::not_verified("the device has no registration ID", Duration::ZERO));
-        };
-        Ok(Question { term, device: device.clone(), mapping, scope, registration, snapshot, why })
+        let (scope, registration) = whom_to_ask(&snapshot, device, &mapping)
+            .map_err(|problem| Found::not_verified(problem, Duration::ZERO))?;
+        let scope = scope.clone();
+        Ok(Question { term, why, device: device.clone(), mapping, scope, registration, snapshot })
     }
 
     /// Asks, judges, and does what follows.
@@ -307,8 +299,9 @@ impl Inner {
         }
         let verdict = match self.ask(&question).await {
             Ok(verdict) => verdict,
-            Err(found) => {
-                if let Some(for_ms) = found.worth_remembering() {
+            Err(no_answer) => {
+                let (found, remember_ms) = no_answer.told();
+                if let Some(for_ms) = remember_ms {
                     let (device, now_ms) = (question.device.clone(), self.clock.now_ms());
                     self.of_term(term, |held| {
                         held.memory.put(device, epoch, found.finding.clone(), for_ms, now_ms);
@@ -341,92 +334,6 @@ impl Inner {
         }
     }
 
-    async fn ask(&self, question: &Question) -> Result<Verdict, Found> {
-        let registration = self.ask_dps(question.term, &question.scope, &question.registration).await?;
-        let topology = question.snapshot.topology();
-        let verdict = |identity| {
-            let case = Case {
-                scope: &question.scope,
-                device: &question.device,
-                mapping: Some(&question.mapping),
-                registration: &registration,
-                identity,
-                why: question.why,
-                now: Timestamp(self.clock.now_ms()),
-            };
-            judge(topology, &case)
-        };
-        match verdict(None) {
-            Verdict::AskIdentity(hub) => {
-                let identity = self.ask_hub(question, hub).await?;
-                Ok(verdict(Some(identity)))
-            }
-            decided => Ok(decided),
-        }
-    }
-
-    /// DPS's word on a registration: its record, and where there is none the enrollment.
-    async fn ask_dps(
-        &self,
-        term: u64,
-        scope: &Scope,
-        registration: &RegistrationId,
-    ) -> Result<RegistrationSeen, Found> {
-        let place = (Place::Scope(scope.no), scope.name.as_str(), rate_of_scope(scope));
-        let record = self.authority.registration(scope, registration);
-        if let Some(seen) = self.call(term, place, "get registration", record).await? {
-            return Ok(seen);
-        }
-        let enrollment = self.authority.enrollment(scope, registration);
-        let seen = self.call(term, place, "get enrollment", enrollment).await?;
-        Ok(seen.unwrap_or(RegistrationSeen::NotEnrolled))
-    }
-
-    async fn ask_hub(&self, question: &Question, no: HubNo) -> Result<IdentitySeen, Found> {
-        let Some(hub) = question.snapshot.topology().hub(no) else { return Err(Found::superseded()) };
-        let place = (Place::Hub(no), hub.name.as_str(), rate_of_hub(hub));
-        let identity = self.authority.identity(&hub.name, &question.device);
-        self.call(question.term, place, "get identity", identity).await
-    }
-
-    /// One question, if the budget of its place has leave for it.
-    async fn call<T>(
-        &self,
-        term: u64,
-        (place, name, per_minute): (Place, &str, u64),
-        operation: &'static str,
-        call: BoxFuture<'_, Result<T, Trouble>>,
-    ) -> Result<T, Found> {
-        if self.leading_term() != Some(term) {
-            return Err(Found::superseded());
-        }
-        let now_ms = self.clock.now_ms();
-        let leave = self.of_term(term, |held| held.budgets.take(place, per_minute, now_ms));
-        match leave {
-            None => return Err(Found::superseded()),
-            Some(Err(wait)) => {
-                self.metrics.called(operation, "over_budget");
-                return Err(Found::not_verified(format_args!("the budget of {name} is spent"), wait));
-            }
-            Some(Ok(left)) => self.metrics.left(name, left),
-        }
-        let trouble = match call.await {
-            Ok(answer) => {
-                self.metrics.called(operation, "ok");
-                return Ok(answer);
-            }
-            Err(trouble) => trouble,
-        };
-        self.metrics.called(operation, trouble.outcome());
-        tracing::warn!(operation, place = name, %trouble, "Azure gave no answer about a device");
-        let now_ms = self.clock.now_ms();
-        if let Trouble::Throttled { retry_after, .. } = &trouble {
-            let closed = self.of_term(term, |held| held.budgets.close(place, *retry_after, now_ms));
-            return Err(Found::not_verified(&trouble, closed.unwrap_or_default()));
-        }
-        Err(Found::not_verified(&trouble, REMEMBER_TROUBLE))
-    }
-
     async fn write(&self, question: &Question, assign: Assign) -> Found {
         let (hub, status) = (assign.hub.clone(), assign.status);
         let proposal = proposal("what Azure says of a reported device", assign);
@@ -450,7 +357,7 @@ impl Inner {
                     hub: question.mapping.hub.and_then(hub_of),
                     status: Some(question.mapping.status),
                 };
-                let drift = Drift { class: DriftClass::WrongHub, ours, theirs: Side { hub, status } };
+                let drift = Drift { class: class_of(&rejection), ours, theirs: Side { hub, status } };
                 let (epoch, finding) = (question.mapping.epoch, Finding::Drift(drift.clone()));
                 self.keep(question, epoch, finding, REMEMBER_DRIFT_MS, Some(&drift))
             }
@@ -478,7 +385,6 @@ impl Inner {
                     held.drifts.unlist(device, Aspect::Own);
                 }
             }
-            self.metrics.set_drift(held.drifts.counts());
         });
         match kept {
             Some(()) => Found { finding, again_after: Duration::from_millis(for_ms) },
@@ -502,17 +408,33 @@ fn proposal_of(reason: &str, command: Command) -> Proposal {
     }
 }
 
-fn negative(kind: Absence) -> Finding {
-    Finding::Negative { kind, drift: None }
+/// The DPS instance that answers for a device, and the device's name there.
+fn whom_to_ask<'a>(
+    snapshot: &'a Snapshot,
+    device: &DeviceId,
+    mapping: &Mapping,
+) -> Result<(&'a Scope, RegistrationId), &'static str> {
+    let scope = mapping.scope.and_then(|no| snapshot.topology().scope(no));
+    let scope = scope
+        .filter(|scope| !scope.service_host.is_empty())
+        .ok_or("the device is in no scope whose provisioning service may be asked")?;
+    let registration = match &mapping.registration {
+        Registration::Explicit(id) => Some(id.clone()),
+        Registration::SameAsDevice => device.as_registration(),
+        Registration::None => None,
+    };
+    Ok((scope, registration.ok_or("the device has no registration ID")?))
 }
 
-/// Why a device of this status has no hub to call.
-fn absence_of(status: Status) -> Option<Absence> {
-    match status {
-        Status::Assigned => None,
-        Status::Unassigned => Some(Absence::Unassigned),
-        Status::Enrolling => Some(Absence::Enrolling),
-        Status::Disabled => Some(Absence::Disabled),
-        Status::Failed => Some(Absence::Failed),
+/// How Azure and the directory disagree where the directory may not take over what Azure says.
+fn class_of(rejection: &Rejection) -> DriftClass {
+    match rejection {
+        Rejection::RegistrationTaken { .. } => DriftClass::Duplicate,
+        _ => DriftClass::WrongHub,
     }
+}
+
+fn crowded() -> ApiError {
+    let what = "calls that wait for the provisioning service".to_owned();
+    ApiError::Overloaded { what, limit: WAITING_MAX as u64, retry_after: RETRY }
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 use berth_core::reconcile::{Absence, REMEMBER_CONFIRMED_MS, Why};
 use berth_core::{DeviceId, Epoch, Hub, Scope};
 use berth_store::machine::Snapshot;
+use tokio::time::Instant;
 
 use super::budget::{HUB_PERCENT, Place, rate_of_hub, rate_of_read_through, rate_of_scope};
 use super::drifts::{Aspect, DriftKey, Listed};
 use super::sweep::Looked;
-use super::{Finding, Found, Inner, Reconciler};
+use super::{Finding, Found, Inner, Reconciler, WAIT_MAX};
 
 /// A part of the list of drift.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +49,7 @@ impl Reconciler {
             Ok(Some(mapping)) if mapping.epoch == epoch && !inner.can_ask_dps(device, &mapping) => {
                 inner.verify_by_hub(term, device, &mapping).await
             }
-            _ => self.verify_because(device, epoch, Why::Sweep).await,
+            _ => self.verify_for(Why::Sweep, device, epoch, Instant::now() + WAIT_MAX).await,
         }
     }
 
@@ -77,10 +78,11 @@ impl Reconciler {
     /// lately. The first scope that has it on a hub settles it; where none has, the answer that tells most is given.
     pub async fn look_for(&self, snapshot: &Snapshot, device: &DeviceId) -> Found {
         let Some(term) = self.inner.leading_term() else { return Found::superseded() };
+        let deadline = Instant::now() + WAIT_MAX;
         let mut told: Option<Found> = None;
         for scope in snapshot.topology().scopes().filter(|scope| !scope.service_host.is_empty()) {
             self.inner.of_term(term, |held| held.absent.forget(&(scope.no, device.clone())));
-            let found = self.search_scope(term, device, None, scope).await;
+            let found = self.search_scope(term, device, None, scope, deadline).await;
             if tells(&found.finding) == TELLS_MOST {
                 return found;
             }
@@ -121,12 +123,7 @@ impl Reconciler {
     /// Takes a device from the list of drift; whether it was there.
     pub fn dismiss(&self, device: &DeviceId) -> bool {
         let Some(term) = self.inner.leading_term() else { return false };
-        let was_listed = self.inner.of_term(term, |held| {
-            let was_listed = held.drifts.unlist_all(device);
-            self.inner.metrics.set_drift(held.drifts.counts());
-            was_listed
-        });
-        was_listed.unwrap_or_default()
+        self.inner.of_term(term, |held| held.drifts.unlist_all(device)).unwrap_or_default()
     }
 
     /// Notes that the directory has taken Azure's side of a device, at this epoch.
@@ -156,12 +153,7 @@ impl Reconciler {
 impl Inner {
     /// Takes one aspect of a device from the list of drift; whether it was there.
     pub(super) fn settle(&self, term: u64, device: &DeviceId, aspect: Aspect) -> bool {
-        let was_listed = self.of_term(term, |held| {
-            let was_listed = held.drifts.unlist(device, aspect);
-            self.metrics.set_drift(held.drifts.counts());
-            was_listed
-        });
-        was_listed.unwrap_or_default()
+        self.of_term(term, |held| held.drifts.unlist(device, aspect)).unwrap_or_default()
     }
 
     /// Looks again at a drift that is not of the device's own record and hub.

@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_core::reconcile::{
-    Absence, Case, REMEMBER_DRIFT_MS, REMEMBER_NEGATIVE_MS, RegistrationSeen, Verdict, Why, judge,
+    Absence, Case, Drift, REMEMBER_DRIFT_MS, REMEMBER_NEGATIVE_MS, Side, Verdict, Why, judge,
 };
 use berth_core::{DeviceId, Epoch, RegistrationId, Rejection, Scope, Timestamp};
-use berth_proto::convert::absence_message;
+use berth_proto::convert::{absence_message, drift_message};
 use berth_proto::error::ApiError;
 use berth_store::machine::Snapshot;
+use tokio::time::Instant;
 
-use super::budget::{Place, rate_of_read_through};
 use super::drifts::Aspect;
-use super::flight::Boarding;
-use super::{Finding, Found, Inner, Landed, RETRY, Reconciler, WAIT_MAX, negative, proposal};
+use super::finding::negative;
+use super::{Finding, Found, Inner, RETRY, Reconciler, WAIT_MAX, class_of, proposal};
 
 /// The epoch under which findings of devices without a mapping are remembered; no mapping has it.
 const NO_EPOCH: Epoch = Epoch(0);
@@ -39,42 +39,50 @@ impl Reconciler {
     /// directory has news of the device: look again.
     ///
     /// # Errors
-    /// [`ApiError::NoHub`] where DPS knows of no hub, [`ApiError::Unverified`] where it could not be asked,
+    /// [`ApiError::NoHub`] where DPS knows of no hub, [`ApiError::NotAdopted`] where the directory may not follow it,
+    /// [`ApiError::Unverified`], [`ApiError::BudgetSpent`] or [`ApiError::Overloaded`] where it could not be asked, and
     /// [`ApiError::NotLeader`] where this node does not lead.
     pub async fn read_through(&self, device: &DeviceId) -> Result<(), ApiError> {
+        let deadline = Instant::now() + WAIT_MAX;
         let Some(term) = self.inner.leading_term() else { return Err(ApiError::NotLeader { leader: None }) };
         let snapshot = self.inner.directory.newest();
         let Some(registration) = device.as_registration() else { return Err(unknown(device)) };
         let scopes: Vec<Scope> =
             snapshot.topology().scopes().filter(|scope| allows(scope)).cloned().collect();
-        let (mut trouble, mut no_hub_there, mut nowhere) = (None, None, None);
+        let (mut trouble, mut elsewhere, mut no_hub_there) = (None, None, None);
         for scope in scopes {
             let (of, registration, snapshot) = (device.clone(), registration.clone(), snapshot.clone());
-            let found = self
-                .search(Search { term, device: of, registration, scope, snapshot, why: Why::ReadThrough })
-                .await;
-            let remember_for = found.again_after;
-            let no_hub = |kind| ApiError::NoHub {
-                device: device.to_string(),
-                kind: absence_message(kind),
-                epoch: 0,
-                remember_for,
-            };
+            let why = Why::ReadThrough;
+            let found =
+                self.search(Search { term, why, device: of, registration, scope, snapshot }, deadline).await;
+            let (name, remember_for) = (device.to_string(), found.again_after);
             match found.finding {
                 Finding::Changed | Finding::Confirmed | Finding::Superseded => return Ok(()),
-                Finding::Negative { kind: Absence::Unknown, .. } => nowhere = Some(no_hub(Absence::Unknown)),
+                Finding::Negative { kind: Absence::Unknown, .. } => {}
                 // Another scope may have a hub for it: a device on its way from test to production is in both.
-                Finding::Negative { kind, .. } => no_hub_there = Some(no_hub(kind)),
+                Finding::Negative { kind, .. } => {
+                    let kind = absence_message(kind);
+                    no_hub_there = Some(ApiError::NoHub { device: name, kind, epoch: 0, remember_for });
+                }
                 // It is somewhere, but not where the directory could follow.
-                Finding::Drift(_) => nowhere = Some(no_hub(Absence::Unknown)),
-                Finding::NotVerified { problem } => {
-                    let device = device.to_string();
-                    trouble = Some(ApiError::Unverified { device, problem, retry_after: remember_for });
+                Finding::Drift(drift) => {
+                    let hub = drift.theirs.hub.map(|hub| hub.to_string()).unwrap_or_default();
+                    let drift = drift_message(drift.class);
+                    elsewhere = Some(ApiError::NotAdopted { device: name, hub, drift, remember_for });
+                }
+                Finding::NotVerified { problem, cause } => {
+                    trouble = Some(cause.refusal(device, problem, remember_for));
                 }
             }
+            if Instant::now() >= deadline {
+                break;
+            }
+        }
+        if trouble.is_none() && elsewhere.is_none() {
+            self.inner.settle(term, device, Aspect::Own);
         }
         // Where one scope could not be asked, it is not known that the device is nowhere.
-        Err(trouble.or(no_hub_there).or(nowhere).unwrap_or_else(|| unknown(device)))
+        Err(trouble.or(elsewhere).or(no_hub_there).unwrap_or_else(|| unknown(device)))
     }
 
     /// Looks for a device that the directory does not have in one scope, whether or not lookups may cause that, unless
@@ -86,44 +94,24 @@ impl Reconciler {
         device: &DeviceId,
         registration: Option<RegistrationId>,
         scope: &Scope,
+        deadline: Instant,
     ) -> Found {
         let Some(registration) = registration.or_else(|| device.as_registration()) else {
             let problem = "its ID is not one that a provisioning service knows devices by";
             return Found::not_verified(problem, Duration::ZERO);
         };
         let (device, scope, snapshot) = (device.clone(), scope.clone(), self.inner.directory.newest());
-        self.search(Search { term, device, registration, scope, snapshot, why: Why::Sweep }).await
+        self.search(Search { term, why: Why::Sweep, device, registration, scope, snapshot }, deadline).await
     }
 
-    async fn search(&self, search: Search) -> Found {
-        let (inner, device) = (&self.inner, search.device.clone());
-        if let Some(found) = inner.known_absent(&search) {
+    async fn search(&self, search: Search, deadline: Instant) -> Found {
+        if let Some(found) = self.inner.known_absent(&search) {
             return found;
         }
-        let key = (search.term, search.scope.no, search.registration.folded());
-        let mut answer = match inner.flights.board(key) {
-            Boarding::Full => return Found::not_verified("too many devices are being looked for", RETRY),
-            Boarding::Passenger(answer) => {
-                inner.metrics.joined();
-                answer
-            }
-            Boarding::Pilot(pilot, answer) => {
-                let inner = Arc::clone(inner);
-                let device = search.device.clone();
-                tokio::spawn(async move {
-                    let found = inner.find(search).await;
-                    pilot.land(Landed { device, epoch: NO_EPOCH, found });
-                });
-                answer
-            }
-        };
-        match tokio::time::timeout(WAIT_MAX, answer.wait_for(Option::is_some)).await {
-            Ok(Ok(landed)) => {
-                landed.as_ref().map_or_else(Found::superseded, |landed| landed.about(&device, NO_EPOCH))
-            }
-            Ok(Err(_)) => Found::not_verified("the question broke off", RETRY),
-            Err(_) => Found::not_verified("the provisioning service has not answered yet", RETRY),
-        }
+        let (key, device) =
+            ((search.term, search.scope.no, search.registration.folded()), search.device.clone());
+        let fly = |inner: Arc<Inner>| async move { inner.find(search).await };
+        self.aboard(key, (&device, NO_EPOCH), deadline, fly).await
     }
 }
 
@@ -149,10 +137,12 @@ impl Inner {
         if let Ok(Some(_)) = self.directory.newest().device(&search.device) {
             return Found::superseded();
         }
-        let registration = match self.look_in_dps(&search).await {
+        let asked = self.ask_dps(search.term, search.why, &search.scope, &search.registration).await;
+        let registration = match asked {
             Ok(registration) => registration,
-            Err(found) => {
-                if let Some(for_ms) = found.worth_remembering() {
+            Err(no_answer) => {
+                let (found, remember_ms) = no_answer.told();
+                if let Some(for_ms) = remember_ms {
                     self.keep_absent(&search, found.finding.clone(), for_ms);
                 }
                 return found;
@@ -175,6 +165,7 @@ impl Inner {
                 if !search.registration.same_as(search.device.as_str()) {
                     assign.registration = Some(search.registration.clone());
                 }
+                let theirs = Side { hub: assign.hub.clone(), status: assign.status };
                 let proposal = proposal("what Azure says of a device that was looked up", *assign);
                 match self.directory.try_propose(proposal).await {
                     Ok(Ok(_)) => {
@@ -184,19 +175,13 @@ impl Inner {
                     Ok(Err(Rejection::DeviceExists { .. })) => Found::superseded(),
                     Ok(Err(rejection)) => {
                         tracing::warn!(%rejection, "a device that DPS knows cannot be taken in");
-                        self.keep_absent(&search, negative(Absence::Unknown), REMEMBER_DRIFT_MS)
+                        let drift = Drift { class: class_of(&rejection), ours: Side::default(), theirs };
+                        self.keep_elsewhere(&search, drift)
                     }
                     Err(error) => Found::not_verified(error, RETRY),
                 }
             }
-            Verdict::Drift(drift) => {
-                let now_ms = self.clock.now_ms();
-                self.of_term(search.term, |held| {
-                    held.drifts.list(&search.device, Aspect::Own, &drift, Some(search.scope.no), now_ms);
-                    self.metrics.set_drift(held.drifts.counts());
-                });
-                self.keep_absent(&search, Finding::Drift(drift), REMEMBER_DRIFT_MS)
-            }
+            Verdict::Drift(drift) => self.keep_elsewhere(&search, drift),
             Verdict::Negative { kind, remember_ms, drift } => {
                 self.keep_absent(&search, Finding::Negative { kind, drift }, remember_ms)
             }
@@ -207,24 +192,13 @@ impl Inner {
         }
     }
 
-    /// DPS's word, within the share of its budget that lookups of unknown devices may use.
-    async fn look_in_dps(&self, search: &Search) -> Result<RegistrationSeen, Found> {
-        let Search { scope, registration, term, why, .. } = search;
-        if *why != Why::ReadThrough {
-            return self.ask_dps(*term, scope, registration).await;
-        }
-        let (per_minute, now_ms) = (rate_of_read_through(scope), self.clock.now_ms());
-        let share = Place::ReadThrough(scope.no);
-        match self.of_term(*term, |held| held.budgets.take(share, per_minute, now_ms)) {
-            None => return Err(Found::superseded()),
-            Some(Err(wait)) => {
-                self.metrics.called("get registration", "over_budget");
-                let problem = format!("the budget of {} for unknown devices is spent", scope.name);
-                return Err(Found::not_verified(problem, wait));
-            }
-            Some(Ok(_)) => {}
-        }
-        self.ask_dps(*term, scope, registration).await
+    /// Lists a device that DPS has where the directory does not follow.
+    fn keep_elsewhere(&self, search: &Search, drift: Drift) -> Found {
+        let now_ms = self.clock.now_ms();
+        self.of_term(search.term, |held| {
+            held.drifts.list(&search.device, Aspect::Own, &drift, Some(search.scope.no), now_ms);
+        });
+        self.keep_absent(search, Finding::Drift(drift), REMEMBER_DRIFT_MS)
     }
 
     fn keep_absent(&self, search: &Search, finding: Finding, for_ms: u64) -> Found {

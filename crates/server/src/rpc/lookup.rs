@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::Duration;
 
-use berth_core::{DeviceId, DeviceIdRef, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
+use berth_core::{DeviceId, DeviceIdRef, Epoch, HubNo, Mapping, ObjectKind, Rejection, RouteKey};
 use berth_proto::convert::{
     Consistency, PackedIds, duration_message, evidence_of, state_message, status_message,
 };
@@ -26,7 +26,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::Api;
 use super::names::{self, Found, Named};
 use super::report::From as Bearer;
-use crate::directory::data_loss;
+use crate::directory::{Fresh, data_loss};
 use crate::edge::LookupGate;
 use crate::metrics::LookupOutcome;
 use crate::raft::Role;
@@ -121,48 +121,75 @@ impl Api {
         };
         let consistency = Consistency::from_message(asked.consistency.as_ref())?;
         let (fresh, found) = self.directory.find(consistency, |snapshot| named.find(snapshot)).await?;
-        let confirmed = consistency == Consistency::Linearizable;
-        let (fresh, found) = match &named {
-            Named::Device(device)
-                if confirmed
-                    && found.mapping.is_none()
-                    && self.reconciler.reads_through(&fresh.snapshot, device) =>
-            {
-                self.look_further(device, fresh.role).await?;
-                let (fresh, found) =
-                    self.directory.find(consistency, |snapshot| named.find(snapshot)).await?;
-                if found.mapping.is_none() {
-                    // Whoever looked lost its term meanwhile, so that nobody has asked: this is no "not there".
-                    return Err(ApiError::Unverified {
-                        device: device.to_string(),
-                        problem: "the leadership changed while it was looked for".to_owned(),
-                        retry_after: RETRY_AFTER_CHANGE,
-                    });
-                }
-                (fresh, found)
-            }
-            _ => (fresh, found),
-        };
-        let result = match (names::negative(found.mapping.as_ref()), &found.mapping) {
+        if let (None, Some(mapping)) = (names::negative(found.mapping.as_ref()), &found.mapping) {
+            let result = result_of(&fresh.snapshot, &named, &found.name, mapping);
+            return Ok(self.looked_up(&fresh, LookupAnswer::Found(result)));
+        }
+        if consistency != Consistency::Linearizable {
+            let negative = names::negative(found.mapping.as_ref());
+            let negative = negative_message(negative, found.mapping.as_ref(), false);
+            return Ok(self.looked_up(&fresh, LookupAnswer::Negative(negative)));
+        }
+        let (fresh, found) = self.look_further(&named, fresh, found).await?;
+        match (names::negative(found.mapping.as_ref()), &found.mapping) {
             (None, Some(mapping)) => {
-                LookupAnswer::Found(result_of(&fresh.snapshot, &named, &found.name, mapping))
+                let result = result_of(&fresh.snapshot, &named, &found.name, mapping);
+                Ok(self.looked_up(&fresh, LookupAnswer::Found(result)))
             }
-            (Some(_), None) if confirmed && matches!(named, Named::Registration { .. }) => {
-                return Err(named.unknown());
-            }
+            (Some(_), None) if matches!(named, Named::Registration { .. }) => Err(named.unknown()),
             (negative, mapping) => {
-                let negative = negative_message(negative, mapping.as_ref(), confirmed);
-                if confirmed {
-                    return Err(no_hub(found, &negative));
+                let negative = negative_message(negative, mapping.as_ref(), true);
+                Err(no_hub(found, &negative))
+            }
+        }
+    }
+
+    fn looked_up(&self, fresh: &Fresh, result: LookupAnswer) -> LookupResponse {
+        LookupResponse { header: Some(self.header(fresh)), result: Some(result) }
+    }
+
+    /// What there is of a device for which a linearizable lookup has found no hub to call, after Azure was asked where it
+    /// may be asked: about a device that the directory does not have, and about one whose status says that it has no hub.
+    async fn look_further(
+        &self,
+        named: &Named,
+        fresh: Fresh,
+        found: Found,
+    ) -> Result<(Fresh, Found), ApiError> {
+        let look_again = match (named, &found.mapping) {
+            (Named::Device(device), None) if self.reconciler.reads_through(&fresh.snapshot, device) => {
+                self.read_through(device, fresh.role).await?;
+                true
+            }
+            (_, None) => false,
+            (_, Some(mapping)) => {
+                let device = DeviceId::parse(&found.name).ok();
+                let may = |device: &DeviceId| self.reconciler.may_recheck(&fresh.snapshot, device, mapping);
+                match device.filter(may) {
+                    Some(device) => self.recheck(&device, mapping.epoch, fresh.role).await,
+                    None => false,
                 }
-                LookupAnswer::Negative(negative)
             }
         };
-        Ok(LookupResponse { header: Some(self.header(&fresh)), result: Some(result) })
+        if !look_again {
+            return Ok((fresh, found));
+        }
+        let was_unknown = found.mapping.is_none();
+        let (fresh, found) =
+            self.directory.find(Consistency::Linearizable, |snapshot| named.find(snapshot)).await?;
+        if was_unknown && found.mapping.is_none() {
+            // Whoever looked lost its term meanwhile, so that nobody has asked: this is no "not there".
+            return Err(ApiError::Unverified {
+                device: found.name,
+                problem: "the leadership changed while it was looked for".to_owned(),
+                retry_after: RETRY_AFTER_CHANGE,
+            });
+        }
+        Ok((fresh, found))
     }
 
     /// Has the leader look for a device that the directory does not have. Where this goes well, it has news of it.
-    async fn look_further(&self, device: &DeviceId, role: Role) -> Result<(), ApiError> {
+    async fn read_through(&self, device: &DeviceId, role: Role) -> Result<(), ApiError> {
         if role == Role::Leader {
             return self.reconciler.read_through(device).await.map_err(|error| match error {
                 ApiError::NotLeader { .. } => {
@@ -174,6 +201,17 @@ impl Api {
         let search = peer::ReadThrough { device_id: device.to_string() };
         let call = peer::ForwardRequest { call: Some(peer::forward_request::Call::ReadThrough(search)) };
         self.reconciler.forward(call).await.map(drop)
+    }
+
+    /// Has the leader verify a device without a hub to call. Says whether the directory may have news of it: where it
+    /// could not be verified, what the directory has stands.
+    async fn recheck(&self, device: &DeviceId, epoch: Epoch, role: Role) -> bool {
+        if role == Role::Leader {
+            return self.reconciler.recheck(device, epoch).await;
+        }
+        let verify = peer::Verify { device_id: device.to_string(), epoch: epoch.0 };
+        let call = peer::ForwardRequest { call: Some(peer::forward_request::Call::Verify(verify)) };
+        self.reconciler.forward(call).await.is_ok()
     }
 
     async fn look_up_batch(&self, asked: &BatchLookupRequest) -> Result<BatchLookupResponse, ApiError> {

@@ -18,18 +18,20 @@ mod topology;
 
 use std::sync::Arc;
 
-use berth_core::DeviceId;
+use berth_core::{DeviceId, Epoch};
 use berth_proto::error::ApiError;
 use berth_proto::internal as peer;
 use berth_proto::v1::device_service_server::DeviceServiceServer;
 use berth_proto::v1::lookup_service_server::LookupServiceServer;
 use berth_proto::v1::reconcile_service_server::ReconcileServiceServer;
 use berth_proto::v1::topology_service_server::TopologyServiceServer;
+use tokio::task::JoinSet;
 
 pub use cluster::ClusterApi;
 pub use size::SizedLookup;
 
 use crate::directory::Directory;
+use crate::hook::Allocator;
 use crate::raft::Forwarded;
 use crate::reconcile::Reconciler;
 
@@ -64,15 +66,22 @@ impl Api {
             let Some(api) = api.upgrade() else {
                 return Box::pin(async { Err(ApiError::NotLeader { leader: None }.into()) });
             };
-            // Peers are served on Raft's own threads, which shall not wait for Azure.
-            let answering = runtime.spawn(async move { api.answer_peer(request).await });
+            // Peers are served on Raft's own threads, which shall not wait for Azure. The task ends with its caller.
+            let mut answering = JoinSet::new();
+            answering.spawn_on(async move { api.answer_peer(request).await }, &runtime);
             Box::pin(async move {
-                match answering.await {
-                    Ok(answered) => answered.map_err(tonic::Status::from),
-                    Err(error) => Err(answer::misfit_task(&error).into()),
+                match answering.join_next().await {
+                    Some(Ok(answered)) => answered.map_err(tonic::Status::from),
+                    Some(Err(error)) => Err(answer::misfit_task(&error).into()),
+                    None => Err(ApiError::NotLeader { leader: None }.into()),
                 }
             })
         })
+    }
+
+    /// What gives hubs to devices that DPS asks about.
+    pub fn allocator(&self) -> Allocator {
+        Allocator::new(self.directory.clone(), self.reconciler.clone())
     }
 
     async fn answer_peer(&self, request: peer::ForwardRequest) -> Result<peer::ForwardResponse, ApiError> {
@@ -82,10 +91,17 @@ impl Api {
                 peer::forward_response::Answer::Report(answer)
             }
             Some(peer::forward_request::Call::ReadThrough(search)) => {
-                let device = DeviceId::parse(&search.device_id);
-                let device = device.map_err(|error| ApiError::invalid("device_id", error))?;
-                self.reconciler.read_through(&device).await?;
+                self.reconciler.read_through(&device_of(&search.device_id)?).await?;
                 peer::forward_response::Answer::LookAgain(peer::Empty {})
+            }
+            Some(peer::forward_request::Call::Verify(verify)) => {
+                let device = device_of(&verify.device_id)?;
+                self.reconciler.recheck(&device, Epoch(verify.epoch)).await;
+                peer::forward_response::Answer::LookAgain(peer::Empty {})
+            }
+            Some(peer::forward_request::Call::Allocate(asked)) => {
+                let answer = self.allocator().answer_peer(&asked).await?;
+                peer::forward_response::Answer::Allocated(answer)
             }
             None => return Err(ApiError::invalid("call", "is of a kind that this build does not know")),
         };
@@ -120,4 +136,9 @@ impl Api {
             .max_decoding_message_size(LOOKUP_BYTES_MAX)
             .max_encoding_message_size(ANSWER_BYTES_MAX)
     }
+}
+
+/// The device that a peer names.
+fn device_of(text: &str) -> Result<DeviceId, ApiError> {
+    DeviceId::parse(text).map_err(|error| ApiError::invalid("device_id", error))
 }

@@ -119,7 +119,7 @@ impl Api {
                 answer.negative = absence_message(kind) as i32;
                 (ReportFinding::Negative, drift)
             }
-            Finding::NotVerified { problem } => {
+            Finding::NotVerified { problem, .. } => {
                 answer.problem = problem;
                 (ReportFinding::NotVerified, None)
             }
@@ -230,9 +230,8 @@ impl Api {
             let found = self.reconciler.verify_drift(device, mapping.epoch, aspect).await;
             let drift = match found.finding {
                 Finding::Drift(drift) | Finding::Negative { drift: Some(drift), .. } => drift,
-                Finding::NotVerified { problem } => {
-                    let (device, retry_after) = (device.to_string(), found.again_after);
-                    return Err(ApiError::Unverified { device, problem, retry_after });
+                Finding::NotVerified { problem, cause } => {
+                    return Err(cause.refusal(device, problem, found.again_after));
                 }
                 Finding::Confirmed
                 | Finding::Changed

@@ -107,7 +107,7 @@ impl Api {
         }
         if fresh.role == Role::Leader {
             let found = self.reconciler.verify(&report.device, report.epoch).await;
-            return self.answer_report(&report.device, found).await;
+            return self.answer_report(&report.device, report.epoch, found).await;
         }
         if from == From::Peer {
             return Err(ApiError::NotLeader { leader: None });
@@ -119,12 +119,21 @@ impl Api {
         }
     }
 
-    async fn answer_report(&self, device: &DeviceId, found: Found) -> Result<ReportResponse, ApiError> {
+    async fn answer_report(
+        &self,
+        device: &DeviceId,
+        epoch: Epoch,
+        mut found: Found,
+    ) -> Result<ReportResponse, ApiError> {
         let fresh = self.directory.read(Consistency::Local).await?;
         let Some(mapping) = mapping_of(&fresh.snapshot, device)? else {
             let (kind, remember_for) = names::negative(None).unwrap_or_default();
             return Err(ApiError::NoHub { device: device.to_string(), kind, epoch: 0, remember_for });
         };
+        // The device may have changed after it was verified, and what was found is not about what it is now.
+        if mapping.epoch != epoch && found.finding != Finding::Changed {
+            found = Found { finding: Finding::Superseded, again_after: Duration::ZERO };
+        }
         let again_after = (!found.again_after.is_zero()).then(|| duration_message(found.again_after));
         let mut answer = ReportResponse {
             header: Some(self.header(&fresh)),
@@ -142,7 +151,7 @@ impl Api {
                 answer.result = Some(Answer::Negative(negative_message(negative, Some(&mapping), true)));
                 (ReportFinding::Negative, drift)
             }
-            Finding::NotVerified { problem } => {
+            Finding::NotVerified { problem, .. } => {
                 answer.problem = problem;
                 (ReportFinding::NotVerified, None)
             }

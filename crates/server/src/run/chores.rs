@@ -15,7 +15,8 @@ use crate::config::CheckpointPace;
 use crate::directory::{Directory, SpaceGate, State};
 use crate::health::{Health, Serving};
 use crate::metrics::{Metrics, ScrubMetrics, whole};
-use crate::raft::{Clock, RaftNode};
+use crate::raft::RaftNode;
+use crate::reconcile::Reconciler;
 
 /// Between two attempts to pass the first barrier.
 const BARRIER_PAUSE: Duration = Duration::from_millis(20);
@@ -71,7 +72,8 @@ impl Chores {
     }
 
     /// Sets the gauges whenever somebody looks.
-    pub(super) fn sample_into(&self, metrics: &Metrics, clock: Arc<dyn Clock>) {
+    pub(super) fn sample_into(&self, metrics: &Metrics, reconciler: &Reconciler) {
+        let sample_reconciler = reconciler.sampler();
         let (raft, machine, log) = (Arc::downgrade(&self.raft), self.machine.clone(), self.log.clone());
         let directory = self.directory.clone();
         metrics.set_sampler(Box::new(move |metrics| {
@@ -79,7 +81,7 @@ impl Chores {
                 sample_raft(metrics, &raft);
             }
             sample_store(metrics, &machine, &log, &directory);
-            metrics.reconcile.sample(clock.now_ms());
+            sample_reconciler();
         }));
     }
 }

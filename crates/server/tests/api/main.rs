@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod devices;
+mod hook;
 mod imports;
 mod lookups;
 mod reports;
@@ -41,7 +42,20 @@ impl Bench {
     }
 
     async fn start_on(settings: Settings, injected: Injected) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let mut bench = Self::open(tempfile::tempdir().unwrap(), settings, injected).await;
+        // Whoever is told that writes are served need not try twice.
+        bench.topology.apply(apply(start_topology())).await.unwrap();
+        bench
+    }
+
+    /// Ends the node, and starts it again on its directory.
+    async fn restart(self, injected: Injected) -> Self {
+        let Self { node, _dir: dir, .. } = self;
+        node.shutdown().await;
+        Self::open(dir, Settings::default(), injected).await
+    }
+
+    async fn open(dir: TempDir, settings: Settings, injected: Injected) -> Self {
         let settings = Settings {
             data_dir: Some(dir.path().to_path_buf()),
             node_name: Some("n1".to_owned()),
@@ -59,16 +73,13 @@ impl Bench {
             .connect()
             .await
             .unwrap();
-        let mut bench = Self {
+        Self {
             lookups: LookupServiceClient::new(channel.clone()),
             devices: DeviceServiceClient::new(channel.clone()),
             topology: TopologyServiceClient::new(channel),
             node,
             _dir: dir,
-        };
-        // Whoever is told that writes are served need not try twice.
-        bench.topology.apply(apply(start_topology())).await.unwrap();
-        bench
+        }
     }
 
     async fn stop(self) {

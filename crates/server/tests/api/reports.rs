@@ -1,10 +1,13 @@
 //! Reports of gateways and lookups of unknown devices, over real connections, with an authority that says what the test wants.
 
 mod azure;
+mod interleavings;
 mod operator;
 mod read_through;
+mod recheck;
 mod stage;
 mod sweep;
+mod terms;
 
 use std::time::Duration;
 
@@ -48,6 +51,7 @@ async fn only_a_contradiction_of_the_present_epoch_is_worth_a_question() {
     let loner = stage.report("loner", HUB_1, epoch, HubObservation::NotFound).await.unwrap();
     assert_eq!((loner.finding(), hub_of(&loner)), (ReportFinding::NotVerified, HUB_1));
     assert!(loner.problem.contains("scope"), "{}", loner.problem);
+    assert_eq!(loner.retry_after, None, "there is no use in repeating that");
     assert_eq!(stage.authority.calls(), 0);
     stage.stop().await;
 }
@@ -179,17 +183,16 @@ async fn ten_thousand_reports_of_a_missing_identity_do_not_loop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_other_answer_has_its_verdict() {
     let mut stage = Stage::start().await;
-    let status = |status: v1::MappingStatus| (ReportFinding::Changed, DriftClass::Unspecified, Some(status));
-    let drift = |class: DriftClass| (ReportFinding::Drift, class, None);
+    let drift = |class: DriftClass| (ReportFinding::Drift, class);
     let cases = [
-        (Some(RegistrationSeen::Assigning), status(v1::MappingStatus::Enrolling)),
-        (Some(RegistrationSeen::Unassigned), status(v1::MappingStatus::Unassigned)),
+        (Some(RegistrationSeen::Assigning), (ReportFinding::Negative, DriftClass::Unspecified)),
+        (Some(RegistrationSeen::Unassigned), (ReportFinding::Negative, DriftClass::Pending)),
         (Some(assigned("d", HUB_3, Some(u64::MAX))), drift(DriftClass::HubNotLinked)),
         (Some(assigned("d", "stranger.example", None)), drift(DriftClass::HubUnknown)),
         (Some(assigned("other", HUB_2, None)), drift(DriftClass::Duplicate)),
-        (None, (ReportFinding::Negative, DriftClass::Orphan, None)),
+        (None, (ReportFinding::Negative, DriftClass::Orphan)),
     ];
-    for (at, (seen, (finding, class, status))) in cases.into_iter().enumerate() {
+    for (at, (seen, (finding, class))) in cases.into_iter().enumerate() {
         let device = format!("d-{at}");
         let seen = seen.map(|seen| match seen {
             RegistrationSeen::Assigned { hub, device: named, updated } if named.as_str() == "d" => {
@@ -203,9 +206,12 @@ async fn every_other_answer_has_its_verdict() {
         let answer = stage.report(&device, HUB_1, epoch, HubObservation::NotFound).await.unwrap();
         assert_eq!((answer.finding(), answer.drift()), (finding, class), "{seen:?}: {answer:?}");
         let mapping = stage.bench.get(&device).await.unwrap();
-        assert_eq!(mapping.hub, HUB_1, "{seen:?}");
-        assert_eq!(mapping.status(), status.unwrap_or(v1::MappingStatus::Assigned), "{seen:?}");
-        assert_eq!(mapping.epoch, epoch + u64::from(status.is_some()), "{seen:?}");
+        assert_eq!(
+            (mapping.hub.as_str(), mapping.status()),
+            (HUB_1, v1::MappingStatus::Assigned),
+            "{seen:?}"
+        );
+        assert_eq!(mapping.epoch, epoch, "an operator's word stands: {seen:?}");
     }
     // A closed hub takes no newcomers: the device is there all the same, so that is drift.
     let epoch = stage.enroll("d-9", HUB_1).await;
@@ -289,7 +295,7 @@ async fn many_devices_stay_within_the_budget() {
         stage.authority.registration(&device, Ok(Some(RegistrationSeen::Assigning)));
         let answer = stage.report(&device, HUB_1, epoch, HubObservation::NotFound).await.unwrap();
         match answer.finding() {
-            ReportFinding::Changed => verified += 1,
+            ReportFinding::Negative => verified += 1,
             ReportFinding::NotVerified => {
                 assert_eq!(hub_of(&answer), HUB_1);
                 let wait = answer.retry_after.unwrap();
@@ -298,8 +304,8 @@ async fn many_devices_stay_within_the_budget() {
             other => panic!("{other:?}"),
         }
     }
-    // 60 % of 1,000 a minute are 10 a second, and the clock stands.
-    assert_eq!((verified, stage.authority.registrations()), (10, 10));
+    // 60 % of 1,000 a minute are 10 a second, and the clock stands. A question needs leave for two.
+    assert_eq!((verified, stage.authority.registrations()), (9, 9));
     stage.stop().await;
 }
 
@@ -325,5 +331,11 @@ async fn a_device_that_changes_meanwhile_keeps_the_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_through_a_follower_is_verified_by_the_leader() {
-    stage::Three::start().await.play().await;
+    // On a machine that stalls a leader may be replaced in the middle of it.
+    for _ in 0..5 {
+        if stage::Three::start().await.play().await {
+            return;
+        }
+    }
+    panic!("five times the leader changed meanwhile");
 }

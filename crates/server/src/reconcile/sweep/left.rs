@@ -5,11 +5,11 @@ use berth_core::reconcile::{
     Absence, Case, Drift, DriftClass, IdentitySeen, REMEMBER_DRIFT_MS, REMEMBER_NEGATIVE_MS,
     RegistrationSeen, Side, Verdict, Why, judge,
 };
-use berth_core::{DeviceId, Epoch, Hub, Mapping, Registration, ScopeNo, Status, Timestamp};
+use berth_core::{DeviceId, Epoch, Hub, Mapping, ScopeNo, Status, Timestamp};
 
-use super::super::budget::{Place, rate_of_hub, rate_of_scope};
 use super::super::drifts::Aspect;
-use super::super::{Finding, Found, Inner, RETRY, negative};
+use super::super::finding::negative;
+use super::super::{Finding, Found, Inner, RETRY, whom_to_ask};
 use super::pace::Looked;
 
 impl Inner {
@@ -28,16 +28,14 @@ impl Inner {
             self.settle(term, device, aspect);
             return Looked::Agreed;
         }
-        let place = (Place::Hub(hub.no), hub.name.as_str(), rate_of_hub(hub));
-        let identity = self.authority.identity(&hub.name, device);
-        let status = match self.call(term, place, "get identity", identity).await {
+        let status = match self.ask_identity(term, hub, device).await {
             Ok(IdentitySeen::Enabled) => Status::Assigned,
             Ok(IdentitySeen::Disabled) => Status::Disabled,
             Ok(IdentitySeen::Missing) => {
                 self.settle(term, device, aspect);
                 return Looked::Agreed;
             }
-            Err(found) => return Looked::Unsure(found),
+            Err(no_answer) => return Looked::Unsure(no_answer.told().0),
         };
         let our_hub = mapping.as_ref().and_then(|mapping| snapshot.topology().hub(mapping.hub?));
         let drift = Drift {
@@ -59,16 +57,14 @@ impl Inner {
         device: &DeviceId,
         epoch: Epoch,
     ) -> Looked {
-        let question = match self.question(term, device, epoch, Why::Sweep) {
+        let question = match self.question(term, Why::Sweep, device, epoch) {
             Ok(question) => question,
             Err(found) => return Looked::Unsure(found),
         };
         let scope = &question.scope;
-        let place = (Place::Scope(scope.no), scope.name.as_str(), rate_of_scope(scope));
-        let enrollment = self.authority.enrollment(scope, &question.registration);
-        let registration = match self.call(term, place, "get enrollment", enrollment).await {
+        let registration = match self.ask_enrollment(term, scope, &question.registration).await {
             Ok(seen) => seen,
-            Err(found) => return Looked::Unsure(found),
+            Err(no_answer) => return Looked::Unsure(no_answer.told().0),
         };
         let barred = RegistrationSeen::Disabled;
         if registration.as_ref() != Some(&barred) {
@@ -90,7 +86,7 @@ impl Inner {
         let decided = match verdict(None) {
             Verdict::AskIdentity(hub) => match self.ask_hub(&question, hub).await {
                 Ok(identity) => verdict(Some(identity)),
-                Err(found) => return Looked::Unsure(found),
+                Err(no_answer) => return Looked::Unsure(no_answer.told().0),
             },
             decided => decided,
         };
@@ -121,11 +117,9 @@ impl Inner {
                 std::time::Duration::ZERO,
             );
         };
-        let place = (Place::Hub(hub.no), hub.name.as_str(), rate_of_hub(hub));
-        let identity = self.authority.identity(&hub.name, device);
-        let identity = match self.call(term, place, "get identity", identity).await {
+        let identity = match self.ask_identity(term, hub, device).await {
             Ok(identity) => identity,
-            Err(found) => return found,
+            Err(no_answer) => return no_answer.told().0,
         };
         let theirs = match identity {
             IdentitySeen::Enabled => Some(Status::Assigned),
@@ -159,14 +153,7 @@ impl Inner {
 
     /// Whether there is a provisioning service that knows this device by a name.
     pub(in crate::reconcile) fn can_ask_dps(&self, device: &DeviceId, mapping: &Mapping) -> bool {
-        let snapshot = self.directory.newest();
-        let scope = mapping.scope.and_then(|no| snapshot.topology().scope(no));
-        let has_name = match mapping.registration {
-            Registration::Explicit(_) => true,
-            Registration::SameAsDevice => device.as_registration().is_some(),
-            Registration::None => false,
-        };
-        has_name && scope.is_some_and(|scope| !scope.service_host.is_empty())
+        whom_to_ask(&self.directory.newest(), device, mapping).is_ok()
     }
 
     fn list(
@@ -180,7 +167,6 @@ impl Inner {
         let now_ms = self.clock.now_ms();
         let listed = self.of_term(term, |held| {
             held.drifts.list(device, aspect, drift, scope, now_ms);
-            self.metrics.set_drift(held.drifts.counts());
         });
         match listed {
             Some(()) => Looked::Listed(drift.clone()),

@@ -97,7 +97,7 @@ impl Inner {
             }
             let now_ms = self.clock.now_ms();
             let spare =
-                self.of_term(term, |held| held.budgets.spare(at.place, at.per_minute, operations, now_ms));
+                self.of_term(term, |held| held.budgets.spare((at.place, at.per_minute), operations, now_ms));
             match spare {
                 None => return Err(Stop::Ended),
                 Some(Ok(())) => return Ok(()),

@@ -9,10 +9,11 @@ use berth_core::{
 };
 use berth_store::machine::Snapshot;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
 
 use super::super::budget::{Place, rate_of_hub};
 use super::super::drifts::Aspect;
-use super::super::{Finding, Found, RETRY, Reconciler, proposal_of};
+use super::super::{Finding, Found, RETRY, Reconciler, WAIT_MAX, proposal_of};
 use super::compare::{Suspect, waits_too_long};
 use super::list::{at_scope, damaged};
 use super::pace::{At, Looked, Stop};
@@ -77,7 +78,7 @@ impl Run {
         for _ in 0..TRIES_MAX {
             self.leave_for(snapshot, mapping).await?;
             let found = match self.inner.can_ask_dps(device, mapping) {
-                true => self.reconciler().verify_because(device, mapping.epoch, Why::Sweep).await,
+                true => self.reconciler().verify_for(Why::Sweep, device, mapping.epoch, deadline()).await,
                 false => self.inner.verify_by_hub(self.term, device, mapping).await,
             };
             if let Some(wait) = worth_a_try(&found) {
@@ -101,7 +102,7 @@ impl Run {
         let mut last = Found::not_verified("it was not asked", Duration::ZERO);
         for _ in 0..TRIES_MAX {
             self.inner.spare(self.term, at_scope(scope), READS_OF_DPS).await?;
-            last = self.reconciler().search_scope(self.term, device, registration.clone(), scope).await;
+            last = self.reconciler().search_scope(self.term, device, registration.clone(), scope, deadline()).await;
             match worth_a_try(&last) {
                 Some(wait) => self.inner.wait(self.term, wait).await?,
                 None => break,
@@ -183,10 +184,10 @@ impl Run {
             return Ok(());
         }
         let inner = &self.inner;
-        let Ok(question) = inner.question(self.term, device, mapping.epoch, Why::Sweep) else {
+        let Ok(question) = inner.question(self.term, Why::Sweep, device, mapping.epoch) else {
             return Ok(());
         };
-        match inner.ask_dps(self.term, &question.scope, &question.registration).await {
+        match inner.ask_dps(self.term, Why::Sweep, &question.scope, &question.registration).await {
             Ok(RegistrationSeen::Unassigned | RegistrationSeen::NotEnrolled) => {}
             Ok(_) => return self.verify(snapshot, device, mapping).await.map(drop),
             // The next sweep comes by again.
@@ -283,4 +284,9 @@ impl Run {
 fn worth_a_try(found: &Found) -> Option<Duration> {
     let waits = matches!(found.finding, Finding::NotVerified { .. }) && !found.again_after.is_zero();
     waits.then(|| found.again_after.max(RETRY))
+}
+
+/// Until when one question is waited for.
+fn deadline() -> Instant {
+    Instant::now() + WAIT_MAX
 }

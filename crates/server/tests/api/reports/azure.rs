@@ -132,7 +132,13 @@ async fn reports_are_verified_by_dps_and_the_hub() {
             epoch,
             observation: HubObservation::NotFound as i32,
         };
-        let answer = bench.lookups.report(request).await.unwrap().into_inner();
+        // The budget of a new leader may be spent for a moment.
+        let answer = loop {
+            let answer = bench.lookups.report(request.clone()).await.unwrap().into_inner();
+            if !answer.problem.contains("budget") {
+                break answer;
+            }
+        };
         assert_eq!((answer.finding(), answer.drift()), (finding, drift), "{device}: {answer:?}");
         assert!(!answer.problem.contains(KEY), "{}", answer.problem);
         match device {

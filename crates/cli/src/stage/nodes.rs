@@ -1,11 +1,11 @@
-//! The three nodes of a demo, each on a runtime of its own, so that one can be aborted without the others.
+//! Three nodes in this process, each on a runtime of its own, so that one can be aborted without the others.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use berth_client::{Client, v1};
-use berth_server::config::{Config, Settings};
+use berth_server::config::{AzureSettings, Config, Settings};
 use berth_server::health::Serving;
 use berth_server::run::{Injected, Node};
 use tokio::runtime::Runtime;
@@ -23,7 +23,7 @@ const PORT_TRIES: u32 = 5;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// All nodes.
-pub(super) struct Nodes {
+pub(crate) struct Nodes {
     nodes: Vec<DemoNode>,
 }
 
@@ -34,12 +34,12 @@ struct DemoNode {
 }
 
 impl Nodes {
-    /// Starts three nodes below `folder`.
-    pub(super) async fn start(folder: &Path) -> Result<Self, Failure> {
+    /// Starts three nodes below `folder`, which find Azure as they are told.
+    pub(crate) async fn start(folder: &Path, azure: &AzureSettings) -> Result<Self, Failure> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut nodes = Self { nodes: configs(&folder.join(format!("try-{tries}")))? };
+            let mut nodes = Self { nodes: configs(&folder.join(format!("try-{tries}")), azure)? };
             match nodes.start_all().await {
                 Ok(()) => return Ok(nodes),
                 Err(failure) => {
@@ -60,12 +60,12 @@ impl Nodes {
     }
 
     /// Client addresses of all nodes, whether they run or not.
-    pub(super) fn addresses(&self) -> Vec<String> {
+    pub(crate) fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(|node| node.config.listen.to_string()).collect()
     }
 
     /// Waits until all running nodes serve reads and one leads.
-    pub(super) async fn settled(&self, cluster: &Client) -> Result<v1::StatusResponse, Failure> {
+    pub(crate) async fn settled(&self, cluster: &Client) -> Result<v1::StatusResponse, Failure> {
         let begin = Instant::now();
         for node in &self.nodes {
             if let Some((_, running)) = &node.running {
@@ -94,12 +94,12 @@ impl Nodes {
     }
 
     /// Position of the node with this client address.
-    pub(super) fn position(&self, address: &str) -> Option<usize> {
+    pub(crate) fn position(&self, address: &str) -> Option<usize> {
         self.nodes.iter().position(|node| node.config.listen.to_string() == address)
     }
 
     /// Kills a node as a crash would: nothing is flushed, told or handed over, and its runtime is gone.
-    pub(super) async fn kill(&mut self, at: usize) -> Result<(), Failure> {
+    pub(crate) async fn kill(&mut self, at: usize) -> Result<(), Failure> {
         let running = self.nodes.get_mut(at).and_then(|node| node.running.take());
         let Some((runtime, node)) = running else { return Err(Failure::refused("the node does not run")) };
         let halted = runtime.spawn(node.halt()).await;
@@ -108,7 +108,7 @@ impl Nodes {
     }
 
     /// Opens a killed node again, from its disk, and waits until it serves.
-    pub(super) async fn reopen(&mut self, at: usize) -> Result<(), Failure> {
+    pub(crate) async fn reopen(&mut self, at: usize) -> Result<(), Failure> {
         let Some(node) = self.nodes.get_mut(at) else {
             return Err(Failure::refused("there is no such node"));
         };
@@ -116,7 +116,7 @@ impl Nodes {
     }
 
     /// Stops all nodes, each in order: unready, hand over, drain, checkpoint.
-    pub(super) async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         let running = self.nodes.iter_mut().filter_map(|node| node.running.take());
         let stopping = running.map(|(runtime, node)| async move {
             // A node that breaks off while stopping has nothing left to lose here.
@@ -127,7 +127,7 @@ impl Nodes {
     }
 
     /// Drops all nodes as they are.
-    pub(super) fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         for node in &mut self.nodes {
             if let Some((runtime, node)) = node.running.take() {
                 runtime.shutdown_background();
@@ -142,7 +142,7 @@ impl DemoNode {
         let refused = |problem: String| Failure::refused(format!("cannot start a node: {problem}"));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
-            .thread_name(format!("demo-{}", self.config.node_name))
+            .thread_name(format!("node-{}", self.config.node_name))
             .enable_all()
             .build()
             .map_err(|e| refused(e.to_string()))?;
@@ -162,7 +162,7 @@ impl DemoNode {
     }
 }
 
-fn configs(folder: &Path) -> Result<Vec<DemoNode>, Failure> {
+fn configs(folder: &Path, azure: &AzureSettings) -> Result<Vec<DemoNode>, Failure> {
     let no_ports = |e: std::io::Error| Failure::refused(format!("cannot find free ports on 127.0.0.1: {e}"));
     let ports = free_addresses(3 * NAMES.len()).map_err(no_ports)?;
     let of = |node: usize| (ports[3 * node], ports[3 * node + 1], ports[3 * node + 2]);
@@ -180,6 +180,7 @@ fn configs(folder: &Path) -> Result<Vec<DemoNode>, Failure> {
                 peer_listen: Some(peer.to_string()),
                 http_listen: Some(http.to_string()),
                 bootstrap: Some(bootstrap.clone()),
+                azure: azure.clone(),
                 ..Settings::default()
             };
             let config = Config::from_settings([settings]).map_err(|e| Failure::refused(e.to_string()))?;
