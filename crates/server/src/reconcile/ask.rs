@@ -119,7 +119,13 @@ impl Inner {
         registration: &RegistrationId,
     ) -> Result<Option<RegistrationSeen>, NoAnswer> {
         let (place, name) = (Place::Scope(scope.no), scope.name.as_str());
-        self.take_leave(term, &[(place, rate_of_scope(scope))], ENROLLMENT_OPERATIONS, name, "get enrollment")?;
+        self.take_leave(
+            term,
+            &[(place, rate_of_scope(scope))],
+            ENROLLMENT_OPERATIONS,
+            name,
+            "get enrollment",
+        )?;
         let enrollment = self.authority.enrollment(scope, registration);
         self.send(term, (place, name), "get enrollment", enrollment).await
     }

@@ -3,10 +3,10 @@
 use berth_core::{DeviceId, Hub, Scope};
 use futures_util::future::BoxFuture;
 
-use super::super::budget::{Place, rate_of_hub_queries, rate_of_scope};
-use super::super::listing::Listing;
 use super::super::Trouble;
+use super::super::budget::{Place, rate_of_hub_queries, rate_of_scope};
 use super::super::finding::PROBLEM_BYTES_MAX;
+use super::super::listing::Listing;
 use super::compare::{self, Suspect};
 use super::pace::{At, Patience, Stop};
 use super::run::Run;
@@ -165,7 +165,8 @@ impl Run {
         loop {
             inner.spare(self.term, at, 1).await?;
             let now_ms = inner.clock.now_ms();
-            let leave = inner.of_term(self.term, |held| held.budgets.take(&[(at.place, at.per_minute)], 1, now_ms));
+            let leave =
+                inner.of_term(self.term, |held| held.budgets.take(&[(at.place, at.per_minute)], 1, now_ms));
             match leave {
                 None => return Err(Stop::Ended),
                 // Somebody was quicker.

@@ -102,7 +102,10 @@ impl Run {
         let mut last = Found::not_verified("it was not asked", Duration::ZERO);
         for _ in 0..TRIES_MAX {
             self.inner.spare(self.term, at_scope(scope), READS_OF_DPS).await?;
-            last = self.reconciler().search_scope(self.term, device, registration.clone(), scope, deadline()).await;
+            last = self
+                .reconciler()
+                .search_scope(self.term, device, registration.clone(), scope, deadline())
+                .await;
             match worth_a_try(&last) {
                 Some(wait) => self.inner.wait(self.term, wait).await?,
                 None => break,

@@ -541,10 +541,7 @@ impl Three {
         let row = v1::DeviceAssignment { scope: SCOPE.to_owned(), ..row };
         let device = row.device_id.clone();
         let sweeping = loop {
-            let Some(leader) = self.leader() else {
-                tokio::task::yield_now().await;
-                continue;
-            };
+            let leader = self.leader().await;
             let channel = format!("http://{}", leader.addresses().client);
             let mut topologies =
                 v1::topology_service_client::TopologyServiceClient::connect(channel.clone()).await.unwrap();
@@ -566,7 +563,7 @@ impl Three {
         let led = sweeping.raft().status();
         let heir = led.members.iter().find(|member| member.id != led.id).unwrap().id;
         let heir = self.nodes.iter().find(|node| node.raft().status().id == heir).unwrap();
-        Self::hand_over(sweeping, heir).await;
+        self.transfer(sweeping, Some(heir)).await;
         self.authority.release();
         // The new leader knows of no sweep, and runs one of its own.
         let mut calls = sweeps_of(heir).await;
@@ -582,7 +579,7 @@ impl Three {
         };
         assert_eq!((done.state(), done.found.len(), done.repaired), (v1::SweepState::Completed, 1, 0));
         // Back in its place, the old one says that its own was cut short, and has found nothing.
-        Self::hand_over(heir, sweeping).await;
+        self.transfer(heir, Some(sweeping)).await;
         let told = sweeps_of(sweeping).await.get_sweep(v1::GetSweepRequest {}).await.unwrap().into_inner();
         let told = told.sweep.unwrap();
         assert_eq!(
@@ -591,17 +588,6 @@ impl Three {
             "{told:?}"
         );
         join_all(self.nodes.into_iter().map(Node::shutdown)).await;
-    }
-
-    async fn hand_over(from: &Node, to: &Node) {
-        let channel = format!("http://{}", from.addresses().client);
-        let mut cluster = v1::cluster_service_client::ClusterServiceClient::connect(channel).await.unwrap();
-        let node_id = to.raft().status().id;
-        let request = v1::TransferLeaderRequest { node_id, ..Default::default() };
-        cluster.transfer_leader(request).await.unwrap();
-        while from.raft().leads() || !to.raft().leads() || to.raft().lacks_quorum() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
     }
 }
 
