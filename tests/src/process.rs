@@ -46,6 +46,8 @@ pub struct Tuning {
     pub data_dirs: Vec<PathBuf>,
     /// The environment of each node, beside what the test itself has.
     pub environment: Vec<(String, String)>,
+    /// Tables that stand at the end of each node's configuration file, as they are.
+    pub tables: String,
 }
 
 impl Default for Tuning {
@@ -58,6 +60,7 @@ impl Default for Tuning {
             ballast_mib: 0,
             data_dirs: Vec::new(),
             environment: Vec::new(),
+            tables: String::new(),
         }
     }
 }
@@ -145,7 +148,7 @@ impl Cluster {
         let (node, tuning) = (&self.nodes[at], &self.tuning);
         let text = format!(
             "node_name = \"{}\"\ndata_dir = {:?}\nlisten = \"{}\"\npeer_listen = \"{}\"\nhttp_listen = \"{}\"\n{start}\n\n\
-             [checkpoint]\nseconds = {}\nlog_mib = {}\nmib_per_second = {}\n\n[store]\nballast_mib = {}\n",
+             [checkpoint]\nseconds = {}\nlog_mib = {}\nmib_per_second = {}\n\n[store]\nballast_mib = {}\n\n{}",
             node.name,
             node.data_dir,
             node.client,
@@ -155,6 +158,7 @@ impl Cluster {
             tuning.checkpoint_log_mib,
             tuning.checkpoint_mib_per_second,
             tuning.ballast_mib,
+            tuning.tables,
         );
         fs::write(&node.config, text).expect("the node's configuration");
     }

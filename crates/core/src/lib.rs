@@ -23,7 +23,7 @@ mod topology;
 mod view;
 
 pub use command::{Assign, BATCH_DEVICES_MAX, Command, Precondition, Proposal, Remove};
-pub use decide::decide;
+pub use decide::{decide, misplaced_secret};
 pub use delta::{Decision, Delta};
 pub use id::{
     DeviceId, DeviceIdRef, HubName, IdError, RegistrationId, RequestId, RouteKey, ScopeName, StampName,

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use berth_core::{Command, Decision, Outcome, Proposal, Rejection, RequestId, Revision, View, decide};
+use berth_core::{
+    Command, Decision, Outcome, Proposal, Rejection, RequestId, Revision, View, decide, misplaced_secret,
+};
 use berth_proto::ReadToken;
 use berth_proto::convert::Consistency;
 use berth_proto::disk;
@@ -295,6 +297,9 @@ impl Directory {
                 }
                 _ => Err(unborn),
             };
+        }
+        if let Some(refused) = misplaced_secret(&proposal.command) {
+            return Ok(Err(refused));
         }
         self.inner.space.check(&proposal.command)?;
         let request_id = proposal.request_id;

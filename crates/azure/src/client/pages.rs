@@ -197,7 +197,7 @@ async fn page<T: DeserializeOwned>(
     if let Some(kind) = reply.header(&ITEM_TYPE)
         && !item_types.iter().any(|known| known.eq_ignore_ascii_case(kind))
     {
-        let kind: String = kind.chars().take(64).collect();
+        let kind = crate::error::masked(kind, 64);
         return Err(reply.nonsense(expected, format!("its items are of type `{kind}`")));
     }
     let Rows(rows) = reply.json(expected)?;

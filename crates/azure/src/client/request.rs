@@ -211,7 +211,7 @@ impl Reply {
         let is_json =
             kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
         if !is_json {
-            let kind: String = kind.chars().take(64).collect();
+            let kind = crate::error::masked(kind, 64);
             return Err(self.nonsense(expected, format!("the content type is `{kind}`")));
         }
         serde_json::from_slice(&self.answer.body).map_err(|error| {

@@ -29,5 +29,14 @@ pub fn decide(view: &impl View, proposal: &Proposal, revision: Revision, now: Ti
     }
 }
 
+/// The refusal of a command that holds a secret where the name of one belongs. [`decide`] refuses it too, but only when
+/// it is in the log, which keeps what is refused as well: so this is asked before a command is written anywhere.
+pub fn misplaced_secret(command: &Command) -> Option<Rejection> {
+    match command {
+        Command::Topology(edit) => topology::misplaced_secret(edit),
+        Command::Assign(_) | Command::BatchAssign(_) | Command::Remove(_) => None,
+    }
+}
+
 /// What a kind of command makes of itself: its answer and what to write, or why not.
 type Decided = Result<(Outcome, Delta), Rejection>;

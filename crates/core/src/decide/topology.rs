@@ -30,6 +30,17 @@ const LINKED_HUBS_MAX: usize = 100;
 /// Berth's share of a scope's operation budget where none is given: devices' own registrations need the rest.
 const BUDGET_PERCENT_DEFAULT: u8 = 60;
 
+/// Why an edit that holds a secret is refused.
+pub(super) fn misplaced_secret(edit: &TopologyEdit) -> Option<Rejection> {
+    edit.patches.iter().find_map(|(_, patch)| match patch {
+        ObjectPatch::Scope(scope) => {
+            let reference = scope.credential_ref.as_deref()?;
+            check_credential_ref(ObjectKind::Scope, scope.name.as_str(), reference).err()
+        }
+        ObjectPatch::Stamp(_) | ObjectPatch::Hub(_) | ObjectPatch::Route(_) => None,
+    })
+}
+
 /// Edits stamps, hubs, scopes and routes.
 pub(super) fn edit(view: &impl View, edit: &TopologyEdit, revision: Revision) -> Decided {
     let named = edit.patches.len() + edit.deletes.len();

@@ -78,7 +78,10 @@ impl AzureSettings {
         let addresses = addresses.iter().map(pair).collect::<Result<_, ConfigError>>()?;
         let credential = |(hub, reference): (&String, &String)| {
             let setting = "azure.hub_credentials";
-            let name = HubName::parse(hub).map_err(|error| value(setting, hub, error.to_string()))?;
+            // What is no host name may be the connection string itself.
+            let name = HubName::parse(hub).map_err(|error| {
+                value(setting, "(not shown)", format!("the name of a hub {}", error.problem))
+            })?;
             let source = key_source(reference).map_err(|problem| value(setting, hub, problem))?;
             Ok((name, source))
         };

@@ -2,6 +2,7 @@
 
 mod azure;
 mod settings;
+mod syntax;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -108,7 +109,7 @@ pub enum ConfigError {
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and what, as the TOML parser tells it.
+        /// Where, and what is expected there.
         problem: String,
     },
     /// A value is not allowed.

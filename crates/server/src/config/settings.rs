@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::azure::AzureSettings;
-use super::{CheckpointPace, Config, ConfigError, Limits, RaftTimers, Start, value};
+use super::{CheckpointPace, Config, ConfigError, Limits, RaftTimers, Start, syntax, value};
 
 /// Longest configuration file that is read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -105,9 +105,9 @@ impl Settings {
     /// Reads TOML text.
     ///
     /// # Errors
-    /// What the parser says, with line and column.
+    /// Which line and setting is wrong, and what is expected there; never a value.
     pub fn from_toml(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|e| e.to_string())
+        toml::from_str(text).map_err(|error| syntax::problem(text, &error))
     }
 
     /// These settings, and `later` where they are absent.

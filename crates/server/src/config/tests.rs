@@ -66,6 +66,31 @@ fn an_unspecified_address_needs_an_advertised_one() {
 }
 
 #[test]
+fn a_file_that_is_wrong_is_told_by_line_and_setting_and_no_value_of_it() {
+    for (text, told) in [
+        ("node_name = 'n'\nlisten = 1", "line 2: `listen` is not what it may be; expected a string"),
+        (
+            "[azure]\nhook_secret = ['topsecret']",
+            "line 2: `hook_secret` is not what it may be; expected a string",
+        ),
+        (
+            "[azure]\nhub_credentials = 'topsecret'",
+            "line 2: `hub_credentials` is not what it may be; expected a map",
+        ),
+        ("[limits]\nbulk = 'topsecret, expected a'", "line 2: `bulk` is not what it may be; expected usize"),
+        ("[azure]\nhook_secret = 'topsecret", "line 2: `hook_secret` is not what it may be; expected `'`"),
+        ("[azure]\ntopsecret Text", "line 2: expected TOML"),
+        ("[azure]\nhook_secrets = 'topsecret'", "line 2: unknown field `hook_secrets`, expected one of"),
+    ] {
+        let problem = Settings::from_toml(text).unwrap_err();
+        assert!(problem.starts_with(told) && !problem.contains("topsecret"), "{problem}");
+    }
+    let hub = "[azure.hub_credentials]\n'HostName=h;SharedAccessKey=topsecret' = 'env:A'";
+    let problem = Config::from_settings([Settings::from_toml(hub).unwrap()]).unwrap_err().to_string();
+    assert!(problem.contains("azure.hub_credentials") && !problem.contains("topsecret"), "{problem}");
+}
+
+#[test]
 fn a_secret_in_the_place_of_its_name_is_refused_and_not_repeated() {
     let secret = "the-secret-itself-0123456789";
     let text = format!("[azure]\nhook_secret = \"{secret}\"");

@@ -25,6 +25,9 @@ const IDENTITIES: &str = "SELECT deviceId, status FROM devices";
 /// How long one question may take: a hub delays reads for seconds before it refuses any (IoT Hub, quotas and throttling).
 const CALL_WITHIN: Duration = Duration::from_secs(10);
 
+/// Longest status of a registration that is repeated, in characters: those known have up to ten.
+const STATUS_CHARS_MAX: usize = 20;
+
 /// DPS instances and hubs, as the topology and the configuration name them.
 pub struct AzureAuthority {
     client: Client,
@@ -299,8 +302,11 @@ fn seen(asked: &id::RegistrationId, state: &RegistrationState) -> Result<Registr
         RegistrationStatus::Disabled => RegistrationSeen::Disabled,
         RegistrationStatus::Failed => RegistrationSeen::Failed { updated },
         RegistrationStatus::Other(word) => {
-            let word: String = word.chars().take(32).collect();
-            return Err(Trouble::Nonsense(format!("registration `{asked}` has the unknown status `{word}`")));
+            // A word like the known ones; anything else may be what the service was shown.
+            let is_plain =
+                word.len() <= STATUS_CHARS_MAX && word.bytes().all(|byte| byte.is_ascii_lowercase());
+            let shown = if is_plain { format!(" `{word}`") } else { String::new() };
+            return Err(Trouble::Nonsense(format!("registration `{asked}` has an unknown status{shown}")));
         }
     })
 }
