@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use berth_azure::dps::ProvisioningStatus;
+use berth_azure::dps::{AllocationPolicy, ProvisioningStatus, ReprovisionPolicy};
 use berth_azure::hub::{DeviceStatus, Identity};
 use berth_azure::id::{DeviceId, HostName, RegistrationId};
 use berth_azure::{Credential, Endpoints, IfMatch, KeySource, Surroundings, Transport, dps, hub};
@@ -475,5 +475,64 @@ async fn a_sweep_waits_for_azure_and_says_where_that_was_in_vain() {
     world.run(Command::ClearFaults).await;
     world.sweep(v1::StartSweepRequest { hub: HUBS[0].to_owned(), ..Default::default() }).await;
     assert_eq!(world.listed().await, [(DriftClass::Missing, "d-000001".to_owned())].into());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dps_is_made_to_follow_where_the_scope_says_so() {
+    let world = World::start("").await;
+    let [a, b, ..] = HUBS;
+    world.agree("d-", a, PLANTED).await;
+    world.clock.advance(Duration::from_secs(300));
+    let scope = v1::DesiredScope {
+        name: SCOPE.to_owned(),
+        repair: Some(v1::RepairRule::Enforce as i32),
+        ..Default::default()
+    };
+    let desired = v1::DesiredTopology { scopes: vec![scope], ..Default::default() };
+    world.client.apply(v1::ApplyRequest { desired: Some(desired), ..Default::default() }).await.unwrap();
+    world.place("d-", b).await;
+    // One of them is not to move, whatever its enrollment names.
+    let stays = RegistrationId::new("d-000003").unwrap();
+    let mut enrollment = world.dps.enrollment(&stays).await.unwrap();
+    enrollment.attestation = world.dps.attestation(&stays).await.unwrap();
+    enrollment.reprovision_policy = Some(ReprovisionPolicy::never());
+    world.dps.put_enrollment(&enrollment, &IfMatch::Any).await.unwrap();
+    let moves = RegistrationId::new("d-000001").unwrap();
+    let keys = world.dps.attestation(&moves).await.unwrap();
+    let puts = |world: &World| world.azure.calls().get(&("dps.enrollment.put", 200)).copied().unwrap_or(0);
+    let before = puts(&world);
+
+    let planted = u64::from(PLANTED);
+    let sweep = world.sweep(v1::StartSweepRequest::default()).await;
+    assert_eq!(
+        (sweep.state(), sweep.enforced, sweep.repaired),
+        (SweepState::Completed, planted - 1, 0),
+        "{sweep:?}"
+    );
+    let all: BTreeSet<_> = ids("d-", PLANTED).map(|id| (DriftClass::WrongHub, id)).collect();
+    assert_eq!(world.listed().await, all, "they stay listed until they register");
+    world.on_hub("d-", a).await;
+    let enrollment = world.dps.enrollment(&moves).await.unwrap();
+    assert_eq!(enrollment.iot_hubs.unwrap(), [HostName::new(a).unwrap()]);
+    assert_eq!(enrollment.allocation_policy, Some(AllocationPolicy::Static));
+    assert_eq!(world.dps.attestation(&moves).await.unwrap(), keys);
+
+    // No second write for the same epoch, and none by an operator's order either.
+    let again = world.sweep(v1::StartSweepRequest::default()).await;
+    assert_eq!((again.enforced, puts(&world) - before), (0, planted - 1));
+    let order = |id: &str| v1::ResolveDriftRequest {
+        device_id: id.to_owned(),
+        how: v1::DriftResolution::Enforce as i32,
+        ..Default::default()
+    };
+    let told = world.client.resolve_drift(order("d-000001")).await.unwrap();
+    assert_eq!((told.end(), puts(&world) - before), (v1::DriftEnd::Enforced, planted - 1));
+    let refused = world.client.resolve_drift(order("d-000003")).await.unwrap_err().to_string();
+    assert!(refused.contains("re-provisioning policy"), "{refused}");
+    // They register again, and both sides agree.
+    world.place("d-", a).await;
+    world.sweep(v1::StartSweepRequest::default()).await;
+    assert!(world.listed().await.is_empty());
     world.stop().await;
 }

@@ -192,7 +192,8 @@ goldens! {
         unverified: 13,
         problems: vec![text("p")],
         left: Some(prost_types::Duration { seconds: 3, nanos: 0 }),
-    } => "080110031803220208012a0208023201733a016840034804500558066007680870097a040801100280010a88010b90010c98010da2010170aa01020803";
+        enforced: 14,
+    } => "080110031803220208012a0208023201733a016840034804500558066007680870097a040801100280010a88010b90010c98010da2010170aa01020803b0010e";
     azure_budget: v1::AzureBudget {
         place: Some(v1::azure_budget::Place::Hub(text("h"))),
         share_percent: 60,

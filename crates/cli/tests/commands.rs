@@ -216,6 +216,16 @@ fn operators_see_what_may_be_asked_of_azure_and_that_nothing_disagrees() {
     assert_eq!(names, ["h1.example", "h2.example"]);
     assert_eq!((&budgets[0]["kind"], &budgets[0]["per_minute"]), (&Value::from("HUB"), &Value::from(60)));
     assert_eq!(stage.json(&["reconcile", "budget", "--hub", "h2.example"]).as_array().unwrap().len(), 1);
+    // Without credentials nothing can be listed, and the sweep says so.
+    stage.refused(3, &["reconcile", "sweep", "--status"], &["no sweep"]);
+    let plan = stage.json(&["reconcile", "sweep", "--dry-run"]);
+    assert_eq!((plan["calls"].as_u64(), plan["plan"].as_array().unwrap().len()), (Some(2), 2), "{plan}");
+    let ran = stage.berth(&["reconcile", "sweep", "--watch", "--output", "json"]);
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &told["state"]), (1, &Value::from("INCOMPLETE")), "{told}");
+    assert_eq!(told["problems"].as_array().unwrap().len(), 2, "{told}");
+    assert_eq!(stage.json(&["reconcile", "sweep", "--status"])["number"], 1);
+    assert_eq!(stage.berth(&["reconcile", "resolve", "pump-1", "--enforce"]).code, 3);
 }
 
 #[test]

@@ -75,6 +75,9 @@ struct HowArgs {
     /// The directory takes Azure's side
     #[arg(long)]
     adopt: bool,
+    /// The provisioning service is made to follow: the device's own enrollment is rewritten
+    #[arg(long)]
+    enforce: bool,
     /// Take it from the list; it comes back when it is found again
     #[arg(long)]
     dismiss: bool,
@@ -187,7 +190,11 @@ async fn drift(common: &Common, args: DriftArgs, screen: &mut Screen) -> Result<
 }
 
 async fn resolve(common: &Common, args: ResolveArgs, screen: &mut Screen) -> Result<u8, Failure> {
-    let how = if args.how.adopt { v1::DriftResolution::Adopt } else { v1::DriftResolution::Dismiss };
+    let how = match (args.how.adopt, args.how.enforce) {
+        (true, _) => v1::DriftResolution::Adopt,
+        (false, true) => v1::DriftResolution::Enforce,
+        (false, false) => v1::DriftResolution::Dismiss,
+    };
     let request = v1::ResolveDriftRequest {
         request_id: args.write.request_id,
         reason: args.write.reason,
@@ -201,6 +208,9 @@ async fn resolve(common: &Common, args: ResolveArgs, screen: &mut Screen) -> Res
     }
     let done = match answer.end() {
         v1::DriftEnd::Adopted => "the directory takes Azure's side",
+        v1::DriftEnd::Enforced => {
+            "the enrollment names the directory's hub; the device has to register again"
+        }
         v1::DriftEnd::Settled => "Azure and the directory agree by now",
         v1::DriftEnd::Dismissed | v1::DriftEnd::Unspecified => "no longer listed",
     };

@@ -155,6 +155,7 @@ fn row_of(sweep: &v1::Sweep) -> Value {
         "repaired": sweep.repaired,
         "adopted": sweep.adopted,
         "released": sweep.released,
+        "enforced": sweep.enforced,
         "unverified": sweep.unverified,
         "problems": sweep.problems,
         "left_ms": sweep.left.as_ref().map(present::millis),

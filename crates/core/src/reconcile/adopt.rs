@@ -10,6 +10,15 @@ impl Drift {
             matches!(self.class, DriftClass::WrongHub | DriftClass::Pending | DriftClass::Disabled);
         says_where && self.theirs.status.is_some()
     }
+
+    /// Whether DPS could be made to name our hub: it names another one.
+    pub fn is_enforceable(&self) -> bool {
+        let names_other = matches!(
+            self.class,
+            DriftClass::WrongHub | DriftClass::Pending | DriftClass::HubUnknown | DriftClass::HubNotLinked
+        );
+        names_other && self.ours.hub.is_some() && self.theirs.hub.is_some()
+    }
 }
 
 /// The command by which the directory takes Azure's side, at the epoch of this mapping. `None` where Azure names nothing

@@ -131,7 +131,7 @@ impl Inner {
     }
 
     /// Leave for so many operations from each of these budgets of one place.
-    fn take_leave(
+    pub(super) fn take_leave(
         &self,
         term: u64,
         rates: &[Rate],

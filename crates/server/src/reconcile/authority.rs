@@ -34,6 +34,17 @@ pub trait Authority: Send + Sync + 'static {
         device: &'a DeviceId,
     ) -> BoxFuture<'a, Result<IdentitySeen, Trouble>>;
 
+    /// Has a device assigned to this hub when it registers again: its own enrollment is rewritten, if it is as it was read.
+    /// Sends up to [`ENFORCE_CALLS`] requests, one after the other; the last of them writes.
+    fn enforce<'a>(
+        &'a self,
+        _scope: &'a Scope,
+        _id: &'a RegistrationId,
+        _hub: &'a HubName,
+    ) -> BoxFuture<'a, Result<Enforced, Trouble>> {
+        Box::pin(std::future::ready(Err(Trouble::NoAccess("this authority changes nothing".to_owned()))))
+    }
+
     /// A page of the enrollments of single devices. Where an authority offers no listings, nothing is swept.
     fn enrollments<'a>(
         &'a self,
@@ -74,6 +85,22 @@ pub trait Authority: Send + Sync + 'static {
 
 fn no_listings() -> Trouble {
     Trouble::NoAccess("this authority offers no listings".to_owned())
+}
+
+/// Requests that [`Authority::enforce`] may send: the enrollment, its keys, and the enrollment written.
+pub const ENFORCE_CALLS: u64 = 3;
+
+/// What came of making DPS follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enforced {
+    /// The enrollment was rewritten.
+    Written,
+    /// It named this hub already, and no other.
+    Already,
+    /// Somebody else changed it meanwhile. Nothing was written.
+    Changed,
+    /// It is not a matter of this device's enrollment; why, for people.
+    NoLever(&'static str),
 }
 
 /// Why there is no answer. The directory stands in each case.

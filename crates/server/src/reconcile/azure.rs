@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_azure::dps::{ProvisioningStatus, RegistrationState, RegistrationStatus};
+use berth_azure::dps::{
+    AllocationPolicy, AttestationKind, IndividualEnrollment, ProvisioningStatus, RegistrationState,
+    RegistrationStatus,
+};
 use berth_azure::{
-    AzureError, Client, Continuation, Credential, CredentialError, EndpointError, KeySource, Missing, Page,
-    Query, Surroundings, System, Transport, dps, hub, id,
+    AzureError, Client, Continuation, Credential, CredentialError, EndpointError, IfMatch, KeySource,
+    Missing, Page, Query, Surroundings, System, Transport, dps, hub, id,
 };
 use berth_core::reconcile::{IdentitySeen, RegistrationSeen};
 use berth_core::{DeviceId, HubName, RegistrationId, Scope, ScopeNo, Timestamp};
@@ -16,10 +19,12 @@ use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::authority::{Authority, Trouble};
+use super::authority::{Authority, Enforced, Trouble};
 use super::listing::{Cursor, EnrollmentRow, IdentityRow, Listing, PAGE_ROWS, RegistrationRow};
 use crate::config::{AzureConfig, key_source};
 
+/// How long a write may take: one that is slower than that may come after its leader's term.
+const WRITE_WITHIN: Duration = Duration::from_secs(2);
 /// What is asked of a hub's registry: so little that a page of a thousand rows is small.
 const IDENTITIES: &str = "SELECT deviceId, status FROM devices";
 /// How long one question may take: a hub delays reads for seconds before it refuses any (IoT Hub, quotas and throttling).
@@ -166,6 +171,52 @@ impl Authority for AzureAuthority {
         })
     }
 
+    fn enforce<'a>(
+        &'a self,
+        scope: &'a Scope,
+        id: &'a RegistrationId,
+        hub: &'a HubName,
+    ) -> BoxFuture<'a, Result<Enforced, Trouble>> {
+        Box::pin(async move {
+            let asked = registration_id(id)?;
+            let hub =
+                id::HostName::new(hub.as_str()).map_err(|error| Trouble::Nonsense(error.to_string()))?;
+            let service = self.dps(scope)?;
+            let mut enrollment = match service.enrollment(&asked).await {
+                Ok(enrollment) => enrollment,
+                Err(error) if error.is_missing(Missing::Enrollment) => {
+                    return Ok(Enforced::NoLever(
+                        "it has no enrollment of its own, and its group is not its alone",
+                    ));
+                }
+                Err(error) => return Err(trouble(error)),
+            };
+            if enrollment.registration_id != asked {
+                return Err(other_registration(&asked, enrollment.registration_id.as_str()));
+            }
+            if let Some(settled) = without_writing(&enrollment, &hub) {
+                return Ok(settled);
+            }
+            let Some(etag) = enrollment.etag.clone() else {
+                return Err(Trouble::Nonsense(format!("enrollment `{asked}` has no etag")));
+            };
+            if enrollment.attestation.kind == AttestationKind::SymmetricKey {
+                // A write replaces the whole object, and reads leave the keys out.
+                enrollment.attestation = service.attestation(&asked).await.map_err(trouble)?;
+            }
+            enrollment.allocation_policy = Some(AllocationPolicy::Static);
+            enrollment.iot_hubs = Some(vec![hub]);
+            enrollment.iot_hub_host_name = None;
+            match service.within(WRITE_WITHIN).put_enrollment(&enrollment, &IfMatch::Etag(etag)).await {
+                Ok(_) => Ok(Enforced::Written),
+                Err(AzureError::PreconditionFailed { .. } | AzureError::NotFound { .. }) => {
+                    Ok(Enforced::Changed)
+                }
+                Err(error) => Err(trouble(error)),
+            }
+        })
+    }
+
     fn enrollments<'a>(
         &'a self,
         scope: &'a Scope,
@@ -243,6 +294,19 @@ impl Authority for AzureAuthority {
             .await
         })
     }
+}
+
+/// What is to be said of an enrollment that need not or must not be rewritten.
+fn without_writing(enrollment: &IndividualEnrollment, hub: &id::HostName) -> Option<Enforced> {
+    if enrollment.allocation_policy == Some(AllocationPolicy::Custom) {
+        return Some(Enforced::NoLever("a webhook chooses its hub; let it answer with this one"));
+    }
+    if enrollment.reprovision_policy.as_ref().is_some_and(|policy| !policy.update_hub_assignment) {
+        return Some(Enforced::NoLever("its re-provisioning policy keeps it where it is"));
+    }
+    let names_it_alone = enrollment.iot_hubs.as_deref() == Some(std::slice::from_ref(hub));
+    let is_static = enrollment.allocation_policy == Some(AllocationPolicy::Static);
+    (names_it_alone && is_static && enrollment.iot_hub_host_name.is_none()).then_some(Enforced::Already)
 }
 
 /// One page of a query, from where an earlier one ended.

@@ -9,6 +9,7 @@ mod authority;
 mod azure;
 mod budget;
 mod drifts;
+mod enforce;
 mod finding;
 mod flight;
 mod hook;
@@ -37,9 +38,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-pub use authority::{Authority, Trouble};
+pub use authority::{Authority, ENFORCE_CALLS, Enforced, Trouble};
 pub use azure::AzureAuthority;
 pub use drifts::{Aspect, DriftKey, Listed};
+pub use enforce::Enforcement;
 pub use finding::{Cause, Finding, Found};
 pub use listing::{Cursor, EnrollmentRow, IdentityRow, Listing, RegistrationRow};
 pub use operator::{BudgetLeft, DriftPage};
@@ -103,6 +105,8 @@ struct OfTerm {
     /// What was found of devices that the directory does not have.
     absent: Memory<(ScopeNo, DeviceId)>,
     drifts: Drifts,
+    /// Devices of which DPS was made to follow, at this epoch.
+    enforced: Memory<DeviceId>,
 }
 
 /// One device, as it stood when the question began.

@@ -23,7 +23,7 @@ use super::topology::pages::{page, page_size};
 use super::{Api, names};
 use crate::directory::{Fresh, data_loss};
 use crate::raft::Role;
-use crate::reconcile::{Aspect, BudgetLeft, DriftKey, Finding, Listed};
+use crate::reconcile::{Aspect, BudgetLeft, DriftKey, Enforcement, Finding, Listed};
 
 /// Drifts of a page where the caller does not say, and at most.
 const DRIFTS_PAGE: (u32, u32) = (100, 1_000);
@@ -184,7 +184,9 @@ impl Api {
         let how = how.map_err(|problem| ApiError::invalid("how", problem))?;
         let fresh = self.led().await?;
         match how {
-            DriftResolution::Unspecified => Err(ApiError::invalid("how", "is missing; say ADOPT or DISMISS")),
+            DriftResolution::Unspecified => {
+                Err(ApiError::invalid("how", "is missing; say ADOPT, ENFORCE or DISMISS"))
+            }
             DriftResolution::Dismiss => {
                 let was_listed = match asked.validate_only {
                     true => !self.reconciler.drifts_of(&device).is_empty(),
@@ -196,6 +198,7 @@ impl Api {
                 self.drift_ended(&fresh, &device, DriftEnd::Dismissed)
             }
             DriftResolution::Adopt => self.adopt_theirs(&fresh, &change, &device).await,
+            DriftResolution::Enforce => self.enforce_ours(&fresh, &change, &device).await,
         }
     }
 
@@ -252,6 +255,45 @@ impl Api {
             self.reconciler.adopted(device, aspect, epoch);
         }
         Ok(answer)
+    }
+
+    /// Makes the provisioning service follow the directory.
+    async fn enforce_ours(
+        &self,
+        fresh: &Fresh,
+        change: &Asked,
+        device: &DeviceId,
+    ) -> Result<v1::ResolveDriftResponse, ApiError> {
+        let drifts = self.reconciler.drifts_of(device);
+        let (_, listed) = drifts.first().ok_or_else(|| self.no_drift(device))?;
+        let mapping = mapping_of(&fresh.snapshot, device)?;
+        let Some(mapping) = mapping.filter(|_| listed.drift.is_enforceable()) else {
+            let problem = "the provisioning service names no other hub than the directory, so there is nothing to rewrite";
+            return Err(stands(device, problem));
+        };
+        if change.validate_only() {
+            return self.drift_ended(fresh, device, DriftEnd::Enforced);
+        }
+        let found = self.reconciler.verify_now(device, mapping.epoch).await;
+        match found.finding {
+            Finding::Drift(drift) if drift.is_enforceable() => {}
+            Finding::NotVerified { problem, cause } => {
+                return Err(cause.refusal(device, problem, found.again_after));
+            }
+            _ => {
+                let now = self.directory.read(Consistency::Local).await?;
+                return self.drift_ended(&now, device, DriftEnd::Settled);
+            }
+        }
+        match self.reconciler.enforce(device, mapping.epoch).await {
+            Enforcement::Written | Enforcement::Already => {
+                self.drift_ended(fresh, device, DriftEnd::Enforced)
+            }
+            Enforcement::NoLever(problem) => Err(stands(device, problem)),
+            Enforcement::NotNow { problem, retry_after } => {
+                Err(ApiError::Unverified { device: device.to_string(), problem, retry_after })
+            }
+        }
     }
 
     fn drift_ended(
@@ -419,6 +461,9 @@ fn record(device: &DeviceId, has_mapping: bool, drift: &Drift) -> v1::DriftRecor
     let mut resolutions = vec![DriftResolution::Dismiss as i32];
     if has_mapping && drift.is_adoptable() {
         resolutions.insert(0, DriftResolution::Adopt as i32);
+    }
+    if has_mapping && drift.is_enforceable() {
+        resolutions.push(DriftResolution::Enforce as i32);
     }
     v1::DriftRecord {
         device_id: device.to_string(),

@@ -113,6 +113,7 @@ fn sweep_message(report: &SweepReport) -> v1::Sweep {
         adopted: report.adopted,
         released: report.released,
         unverified: report.unverified,
+        enforced: report.enforced,
         problems: report.problems.clone(),
         left: report.left_ms().map(|ms| duration_message(Duration::from_millis(ms))),
     }

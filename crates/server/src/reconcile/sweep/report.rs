@@ -115,6 +115,8 @@ pub struct SweepReport {
     pub adopted: u64,
     /// Placements that were released because their device never came.
     pub released: u64,
+    /// Enrollments that were rewritten, so that DPS follows.
+    pub enforced: u64,
     /// Devices that could not be verified.
     pub unverified: u64,
     /// What stood in the way; at most 32 are told.

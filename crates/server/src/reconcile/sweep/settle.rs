@@ -3,16 +3,19 @@
 
 use std::time::Duration;
 
-use berth_core::reconcile::{Absence, RegistrationSeen, Why};
+use berth_core::reconcile::{Absence, Drift, RegistrationSeen, Why};
 use berth_core::{
-    Command, DeviceId, Hub, HubNo, Mapping, Precondition, RegistrationId, Rejection, Remove, Scope,
+    Command, DeviceId, Hub, HubNo, Mapping, Precondition, RegistrationId, Rejection, Remove, RepairRule,
+    Scope,
 };
 use berth_store::machine::Snapshot;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
+use super::super::authority::ENFORCE_CALLS;
 use super::super::budget::{Place, rate_of_hub};
 use super::super::drifts::Aspect;
+use super::super::enforce::Enforcement;
 use super::super::{Finding, Found, RETRY, Reconciler, WAIT_MAX, proposal_of};
 use super::compare::{Suspect, waits_too_long};
 use super::list::{at_scope, damaged};
@@ -77,6 +80,8 @@ impl Run {
         self.tell(|report| report.verified += 1);
         for _ in 0..TRIES_MAX {
             self.leave_for(snapshot, mapping).await?;
+            // What was found just before may be what has been put right since.
+            self.inner.of_term(self.term, |held| held.memory.forget(device));
             let found = match self.inner.can_ask_dps(device, mapping) {
                 true => self.reconciler().verify_for(Why::Sweep, device, mapping.epoch, deadline()).await,
                 false => self.inner.verify_by_hub(self.term, device, mapping).await,
@@ -86,10 +91,36 @@ impl Run {
                 continue;
             }
             self.count(&found, true);
+            if let Finding::Drift(drift) = &found.finding {
+                self.enforce(snapshot, device, mapping, drift).await?;
+            }
             return Ok(!matches!(found.finding, Finding::NotVerified { .. }));
         }
         self.tell(|report| report.unverified += 1);
         Ok(false)
+    }
+
+    /// Where the scope's rule says so, DPS is made to follow.
+    async fn enforce(
+        &self,
+        snapshot: &Snapshot,
+        device: &DeviceId,
+        mapping: &Mapping,
+        drift: &Drift,
+    ) -> Result<(), Stop> {
+        let scope = mapping.scope.and_then(|no| snapshot.topology().scope(no));
+        let Some(scope) = scope.filter(|scope| scope.repair == RepairRule::Enforce && drift.is_enforceable())
+        else {
+            return Ok(());
+        };
+        self.inner.spare(self.term, at_scope(scope), ENFORCE_CALLS).await?;
+        match self.inner.enforce(self.term, device, mapping.epoch).await {
+            Enforcement::Written => self.tell(|report| report.enforced += 1),
+            // What has no lever stays listed; who asks for it by name is told why.
+            Enforcement::Already | Enforcement::NoLever(_) => {}
+            Enforcement::NotNow { .. } => self.tell(|report| report.unverified += 1),
+        }
+        Ok(())
     }
 
     /// Looks for a device that the directory does not have.

@@ -141,7 +141,8 @@ async fn drift_is_listed_by_page_class_and_scope() {
     let (ours, theirs) = (first.ours.as_ref().unwrap(), first.theirs.as_ref().unwrap());
     assert_eq!((ours.hub.as_str(), theirs.hub.as_str()), (HUB_1, HUB_2));
     assert_eq!(ours.status(), v1::MappingStatus::Assigned);
-    assert!(first.resolutions().eq([DriftResolution::Adopt, DriftResolution::Dismiss]));
+    let ways = [DriftResolution::Adopt, DriftResolution::Dismiss, DriftResolution::Enforce];
+    assert!(first.resolutions().eq(ways));
     let orphan = &seen[5];
     assert_eq!((orphan.class(), orphan.theirs.as_ref().unwrap().status), (DriftClass::Orphan, None));
     assert!(orphan.resolutions().eq([DriftResolution::Dismiss]));
