@@ -564,6 +564,7 @@ impl Three {
         let heir = led.members.iter().find(|member| member.id != led.id).unwrap().id;
         let heir = self.nodes.iter().find(|node| node.raft().status().id == heir).unwrap();
         self.transfer(sweeping, Some(heir)).await;
+        self.leader().await;
         self.authority.release();
         // The new leader knows of no sweep, and runs one of its own.
         let mut calls = sweeps_of(heir).await;
@@ -580,6 +581,7 @@ impl Three {
         assert_eq!((done.state(), done.found.len(), done.repaired), (v1::SweepState::Completed, 1, 0));
         // Back in its place, the old one says that its own was cut short, and has found nothing.
         self.transfer(heir, Some(sweeping)).await;
+        self.leader().await;
         let told = sweeps_of(sweeping).await.get_sweep(v1::GetSweepRequest {}).await.unwrap().into_inner();
         let told = told.sweep.unwrap();
         assert_eq!(
