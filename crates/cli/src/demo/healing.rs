@@ -125,8 +125,8 @@ async fn reported(
     let mut reporters = JoinSet::new();
     let clients = nodes.addresses().into_iter().map(|address| client(&[address]));
     let clients = clients.collect::<Result<Vec<_>, _>>()?;
-    for client in clients.iter().cycle().take(REPORTERS).cloned() {
-        let report = Arc::clone(&report);
+    for client in clients.iter().cycle().take(REPORTERS) {
+        let (client, report) = (client.clone(), Arc::clone(&report));
         reporters.spawn(async move { client.report((*report).clone()).await });
     }
     while let Some(answer) = reporters.join_next().await {
