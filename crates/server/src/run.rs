@@ -9,7 +9,7 @@ mod chores;
 mod machine;
 mod open;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

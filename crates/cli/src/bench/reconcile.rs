@@ -122,7 +122,7 @@ async fn field(
     cluster: &Client,
     screen: &mut Screen,
 ) -> Result<(), Failure> {
-    azure.seed(devices).await?;
+    azure.seed(0, devices).await?;
     let hub = |name: &str| v1::DesiredHub {
         name: name.to_owned(),
         stamp: Some("field".to_owned()),

@@ -1,7 +1,8 @@
 //! The directory beside an emulated Azure. A device that the directory does not have is found in the provisioning
 //! service; devices move behind everybody's back, and what gateways report of them has the directory follow; the
-//! provisioning service is away for a while, and nothing is lost.
+//! provisioning service is away for a while, and nothing is lost; and a sweep finds what nobody has noticed.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use crate::args::Common;
 use crate::failure::Failure;
 use crate::import::{Acks, ImportArgs, perform};
 use crate::screen::Screen;
-use crate::stage::azure::{Called, DPS, FIELD_1, FIELD_2, device_id, write_file};
+use crate::stage::azure::{Called, DPS, FIELD_1, FIELD_2, QUERY_LAG, SCOPE, device_id, write_file};
 use crate::stage::{Azure, Nodes, PATIENCE, client};
 
 /// Devices that the provisioning service knows.
@@ -28,6 +29,16 @@ const UNKNOWN: u32 = 0;
 const MOVED: u32 = 7;
 /// The device that is moved while nobody can ask about it.
 const MOVED_IN_THE_DARK: u32 = 8;
+/// Devices that are moved while nobody calls them.
+const UNNOTICED: Range<u32> = 100..112;
+/// Devices that register, and that nobody looks up.
+const NEW: u32 = 3;
+/// The device whose identity somebody deletes.
+const DELETED: u32 = 200;
+/// The device that an operator has just assigned to the other hub, and that has not registered there yet.
+const ASSIGNED: u32 = 201;
+/// How long a sweep may take.
+const SWEEP_MAX: Duration = Duration::from_secs(60);
 /// Shortest time between two reports that had nobody to ask.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -44,17 +55,22 @@ pub(super) async fn play(
     import(common, folder, nodes, screen).await?;
     reported(azure, cluster, nodes, screen).await?;
     in_the_dark(azure, cluster, screen).await?;
+    swept(azure, cluster, screen).await?;
 
+    let all = u64::from(DEVICES + NEW);
+    let moved = 2 + (UNNOTICED.end - UNNOTICED.start) + 1;
     let (first, second) = (count_on(cluster, FIELD_1).await?, count_on(cluster, FIELD_2).await?);
-    check((first, second) == (u64::from(DEVICES) - 2, 2), || {
-        format!("{first} and {second} devices are counted on the hubs of the field where 2 have moved")
+    check((first, second) == (all - u64::from(moved), u64::from(moved)), || {
+        format!(
+            "{first} and {second} devices are counted on the hubs of the field where {moved} of {all} have moved"
+        )
     })?;
-    Ok(u64::from(DEVICES))
+    Ok(all)
 }
 
 /// A device that is registered with the provisioning service, and that nobody told the directory of.
 async fn found_by_lookup(azure: &Azure, cluster: &Client, screen: &mut Screen) -> Result<(), Failure> {
-    azure.seed(DEVICES).await?;
+    azure.seed(0, DEVICES).await?;
     let request = v1::CreateScopeRequest {
         reason: "demo".to_owned(),
         scope: Some(azure.scope()),
@@ -109,8 +125,8 @@ async fn reported(
     let mut reporters = JoinSet::new();
     let clients = nodes.addresses().into_iter().map(|address| client(&[address]));
     let clients = clients.collect::<Result<Vec<_>, _>>()?;
-    for client in clients.iter().cycle().take(REPORTERS).cloned() {
-        let report = Arc::clone(&report);
+    for client in clients.iter().cycle().take(REPORTERS) {
+        let (client, report) = (client.clone(), Arc::clone(&report));
         reporters.spawn(async move { client.report((*report).clone()).await });
     }
     while let Some(answer) = reporters.join_next().await {
@@ -170,6 +186,59 @@ async fn in_the_dark(azure: &Azure, cluster: &Client, screen: &mut Screen) -> Re
         &format!(
             "DPS went down while {id} moved: a report of it was told that nobody could be asked, all {DEVICES} devices kept their answers, and report {reports}, made when the first had said, brought the directory to the new hub {:.1} s after DPS was back.",
             begin.elapsed().as_secs_f64()
+        ),
+    )
+}
+
+/// What nobody has noticed: moves, newcomers, a deleted identity; and an assignment that DPS does not know of yet.
+async fn swept(azure: &Azure, cluster: &Client, screen: &mut Screen) -> Result<(), Failure> {
+    for no in UNNOTICED {
+        azure.place_unseen(&device_id(no)).await?;
+    }
+    azure.seed(DEVICES, NEW).await?;
+    azure.delete_identity(FIELD_1, &device_id(DELETED)).await?;
+    let assignment = v1::DeviceAssignment {
+        device_id: device_id(ASSIGNED),
+        hub: FIELD_2.to_owned(),
+        ..Default::default()
+    };
+    let request =
+        v1::AssignRequest { reason: "demo".to_owned(), assignment: Some(assignment), ..Default::default() };
+    cluster.assign(request).await?;
+    // What changes within the lag of the hubs' listings is found by the next sweep.
+    tokio::time::sleep(QUERY_LAG).await;
+
+    let (before, begin) = (azure.questions(), Instant::now());
+    // The hubs of the first chapter are not emulated.
+    let request =
+        v1::StartSweepRequest { reason: "demo".to_owned(), scope: SCOPE.to_owned(), ..Default::default() };
+    cluster.start_sweep(request).await?;
+    let sweep = loop {
+        let sweep = cluster.sweep().await?.sweep.unwrap_or_default();
+        if sweep.state() != v1::SweepState::Running || begin.elapsed() > SWEEP_MAX {
+            break sweep;
+        }
+        tokio::time::sleep(REPORT_EVERY).await;
+    };
+    let moved = u64::from(UNNOTICED.end - UNNOTICED.start);
+    let mut found: Vec<_> = sweep.found.iter().map(|found| (found.class(), found.count)).collect();
+    found.retain(|(_, count)| *count > 0);
+    let due = [(v1::DriftClass::Missing, 1), (v1::DriftClass::Pending, 1)];
+    let is_right = sweep.state() == v1::SweepState::Completed
+        && (sweep.repaired, sweep.adopted) == (moved, u64::from(NEW))
+        && found.len() == due.len()
+        && due.iter().all(|due| found.contains(due));
+    check(is_right, || format!("the sweep ended with {sweep:?}"))?;
+    let stands = look_up(cluster, &device_id(ASSIGNED)).await?;
+    check(stands.hub == FIELD_2, || format!("the fresh assignment of {} was undone", device_id(ASSIGNED)))?;
+    say(
+        screen,
+        &format!(
+            "A sweep compared {} rows of DPS and two hubs in {} pages and {:.1} s, asked about {} devices, and left the rest alone: {moved} that had moved unnoticed were repaired, {NEW} newcomers taken in, one deleted identity listed as MISSING; an assignment made seconds before, which DPS does not know of yet, stands and is listed as PENDING.",
+            sweep.rows,
+            sweep.pages,
+            begin.elapsed().as_secs_f64(),
+            azure.questions() - before
         ),
     )
 }

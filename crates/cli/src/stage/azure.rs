@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use berth_azure::hub::{self, MethodCall};
 use berth_azure::id::{DeviceId, HostName};
-use berth_azure::{Client, Credential, Endpoints, KeySource, Missing, System, Transport};
+use berth_azure::{Client, Credential, Endpoints, IfMatch, KeySource, Missing, System, Transport};
 use berth_client::v1;
 use berth_emulator::{Behaviour, Command, Config, Emulator, Running, SystemRandomness, WallClock};
 use berth_server::config::AzureSettings;
@@ -28,6 +29,8 @@ const PREFIX: &str = "pump-";
 /// Every service, with the policy that its connection string is of.
 const POLICIES: [(&str, &str); 3] =
     [(FIELD_1, "iothubowner"), (FIELD_2, "iothubowner"), (DPS, "provisioningserviceowner")];
+/// How long the listings of the hubs lag behind, and a little.
+pub(crate) const QUERY_LAG: Duration = Duration::from_millis(1_500);
 /// What is emulated, with Azure's own throttles.
 const EMULATED: &str = r#"
 listen = "127.0.0.1:0"
@@ -136,10 +139,11 @@ impl Azure {
         }
     }
 
-    /// Has the provisioning service know so many devices, all in the first hub; their IDs are [`device_id`]'s.
-    pub(crate) async fn seed(&self, count: u32) -> Result<(), Failure> {
+    /// Has the provisioning service know so many devices from this number on, all in the first hub; their IDs are
+    /// [`device_id`]'s.
+    pub(crate) async fn seed(&self, first: u32, count: u32) -> Result<(), Failure> {
         let (dps, hub, prefix) = (DPS.to_owned(), FIELD_1.to_owned(), PREFIX.to_owned());
-        self.command(Command::Seed { dps, hub, prefix, first: 0, count }).await
+        self.command(Command::Seed { dps, hub, prefix, first, count }).await
     }
 
     /// Drives it.
@@ -170,16 +174,29 @@ impl Azure {
         calls.iter().filter(|((operation, _), _)| asked.contains(operation)).map(|(_, count)| count).sum()
     }
 
+    /// A hub, as a gateway has it.
+    fn hub(&self, name: &str) -> Result<hub::Service, Failure> {
+        let failed = |e: &dyn std::fmt::Display| Failure::refused(format!("{name} cannot be called: {e}"));
+        let host = HostName::new(name).map_err(|e| failed(&e))?;
+        let source = KeySource::File(credential_file(&self.folder, name));
+        let credential = Credential::connection_string(source).map_err(|e| failed(&e))?;
+        Ok(hub::Service::new(self.client.clone(), host, credential))
+    }
+
+    /// Deletes a device's identity at a hub, as people do by mistake.
+    pub(crate) async fn delete_identity(&self, hub: &str, device: &str) -> Result<(), Failure> {
+        let failed =
+            |e: &dyn std::fmt::Display| Failure::refused(format!("deleting {device} at {hub} failed: {e}"));
+        let device = DeviceId::new(device).map_err(|e| failed(&e))?;
+        self.hub(hub)?.delete_identity(&device, &IfMatch::Any).await.map_err(|e| failed(&e))
+    }
+
     /// Calls a direct method of a device at a hub, as a gateway does.
     pub(crate) async fn call_method(&self, hub: &str, device: &str) -> Result<Called, Failure> {
         let failed =
             |e: &dyn std::fmt::Display| Failure::refused(format!("calling {device} at {hub} failed: {e}"));
-        let host = HostName::new(hub).map_err(|e| failed(&e))?;
-        let source = KeySource::File(credential_file(&self.folder, hub));
-        let credential = Credential::connection_string(source).map_err(|e| failed(&e))?;
         let device = DeviceId::new(device).map_err(|e| failed(&e))?;
-        let service = hub::Service::new(self.client.clone(), host, credential);
-        match service.invoke(&device, &MethodCall::new("ping")).await {
+        match self.hub(hub)?.invoke(&device, &MethodCall::new("ping")).await {
             Ok(_) => Ok(Called::Answered),
             Err(error) if error.is_missing(Missing::Device) => Ok(Called::NotFound),
             Err(error) => Err(failed(&error)),

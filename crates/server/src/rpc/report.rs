@@ -179,3 +179,51 @@ fn mapped(snapshot: &Snapshot, device: &DeviceId, mapping: &Mapping) -> Answer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use berth_core::reconcile::{Absence, Drift, DriftClass, Side};
+
+    use super::*;
+    use crate::reconcile::Cause;
+    use crate::run::tests::asking::Asking;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_found_of_an_epoch_is_not_said_of_the_next_one() {
+        let mut stage = Asking::start().await;
+        let (device, then) = (DeviceId::parse("d-1").unwrap(), stage.assign("d-1", 0).await);
+        let drift = Drift { class: DriftClass::Pending, ours: Side::default(), theirs: Side::default() };
+        let findings = [
+            (Finding::Confirmed, ReportFinding::Confirmed),
+            (Finding::Drift(drift.clone()), ReportFinding::Drift),
+            (Finding::Negative { kind: Absence::Missing, drift: Some(drift) }, ReportFinding::Negative),
+            (
+                Finding::NotVerified { problem: "no route".to_owned(), cause: Cause::Away },
+                ReportFinding::NotVerified,
+            ),
+        ];
+        let found =
+            |finding: &Finding| Found { finding: finding.clone(), again_after: Duration::from_secs(5) };
+        for (finding, told) in &findings {
+            let answer = stage.api().answer_report(&device, then, found(finding)).await.unwrap();
+            assert_eq!((answer.finding(), answer.retry_after.is_some()), (*told, true), "{answer:?}");
+        }
+        // It is moved after that was found, and before it is told.
+        let now = stage.assign("d-1", 1).await;
+        for (finding, _) in &findings {
+            let answer = stage.api().answer_report(&device, then, found(finding)).await.unwrap();
+            assert_eq!((answer.finding(), answer.retry_after), (ReportFinding::Stale, None), "{answer:?}");
+            assert!(
+                answer.problem.is_empty() && answer.other_hub.is_empty() && answer.drift == 0,
+                "{answer:?}"
+            );
+            let Some(Answer::Found(mapped)) = answer.result else { panic!("{answer:?}") };
+            assert_eq!((mapped.hub.as_str(), mapped.epoch), ("hub-2.azure-devices.net", now.0));
+        }
+        // Who changed it knows of the change.
+        let changed = Found { finding: Finding::Changed, again_after: Duration::ZERO };
+        let answer = stage.api().answer_report(&device, then, changed).await.unwrap();
+        assert_eq!(answer.finding(), ReportFinding::Changed);
+        stage.stop().await;
+    }
+}

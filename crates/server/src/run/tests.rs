@@ -1,5 +1,7 @@
 //! Whole nodes, with real pages and real gRPC, on a clock, on links and on randomness that the test sets.
 
+pub(crate) mod asking;
+
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};

@@ -1,6 +1,7 @@
 //! Reports of gateways and lookups of unknown devices, over real connections, with an authority that says what the test wants.
 
 mod azure;
+mod ends;
 mod interleavings;
 mod operator;
 mod read_through;

@@ -1,8 +1,10 @@
 //! Leadership that changes while a question is on its way.
 
+use berth_core::reconcile::IdentitySeen;
 use berth_proto::convert::Consistency;
 use berth_proto::v1;
 use berth_proto::v1::{HubObservation, ReportFinding};
+use berth_server::run::Node;
 
 use super::read_through::asked;
 use super::stage::{Three, assigned, lookups_of, metric_of, request};
@@ -94,5 +96,53 @@ async fn drift_is_shown_by_the_leader_alone() {
     for node in &three.nodes {
         assert_eq!(metric_of(node, line).await, 0);
     }
+    three.stop().await;
+}
+
+/// What was found in an earlier term is not known in a later one, and what was begun is not gone on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_comes_back_begins_anew() {
+    let three = Three::start().await;
+    three.set_up().await;
+    three.authority.registration("d-1", Ok(Some(assigned("d-1", HUB_1, None))));
+    three.authority.identity("d-1", Ok(IdentitySeen::Missing));
+    let (_, epoch) = look_up(&three, "d-1").await;
+    let asked = || request("d-1", HUB_1, epoch, HubObservation::NotFound);
+    // Asks about the device in a term of this leader's, until that is what was found.
+    let find_missing = async |leader: &Node| {
+        let mut lookups = lookups_of(leader).await;
+        loop {
+            match lookups.report(asked()).await {
+                Ok(answer) if answer.get_ref().finding() == ReportFinding::Negative => return,
+                Ok(answer) => assert!(
+                    matches!(answer.get_ref().finding(), ReportFinding::Stale | ReportFinding::NotVerified),
+                    "{answer:?}"
+                ),
+                Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
+            }
+        }
+    };
+    let first = three.leader().await;
+    find_missing(first).await;
+    let other = three.transfer(first, None).await;
+    three.transfer(other, Some(first)).await;
+    let calls = three.authority.calls();
+    find_missing(first).await;
+    assert!(three.authority.calls() >= calls + 2, "both are asked again");
+    // DPS names the same hub, which would be asked next.
+    three.authority.registration("d-2", Ok(Some(assigned("d-2", HUB_1, None))));
+    three.authority.identity("d-2", Ok(IdentitySeen::Missing));
+    let (_, epoch) = look_up(&three, "d-2").await;
+    let calls = three.authority.calls();
+    three.authority.hold();
+    let leader = three.leader().await;
+    let mut lookups = lookups_of(leader).await;
+    let asked = request("d-2", HUB_1, epoch, HubObservation::NotFound);
+    let report = tokio::spawn(async move { lookups.report(asked).await });
+    three.authority.asked(calls + 1).await;
+    three.transfer(leader, None).await;
+    three.authority.release();
+    drop(report.await.unwrap());
+    assert_eq!(three.authority.calls(), calls + 1, "the hub is not asked");
     three.stop().await;
 }
