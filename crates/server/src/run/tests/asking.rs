@@ -218,7 +218,8 @@ async fn a_call_that_was_sent_on_ends_with_its_caller() {
     let mut crowd = stage.crowd().await;
     let forwarded = stage.node._api.forwarded();
     let begun = Instant::now();
-    let call = forwarded(search("new-1"));
+    let mut call = forwarded(search("new-1"));
+    assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     stage.silent.0.subscribe().wait_for(|asked| *asked == 1).await.unwrap();
     crowd.fill(WAITING_MAX - 1);
     crowd.join().expect_err("the call waits as well");

@@ -14,11 +14,12 @@ use berth_server::reconcile::{Authority, Trouble};
 use berth_server::run::Injected;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tonic::Code;
 
 use super::read_through::asked;
-use super::stage::{Stage, assigned, hub_of, topology};
-use crate::{Bench, HUB_1, HUB_2, HUB_3, apply};
+use super::stage::{Stage, assigned, hub_of, request, topology};
+use crate::{Bench, HUB_1, HUB_2, HUB_3, apply, assignment};
 
 /// How long a lookup waits for DPS, however many instances there are.
 const WAIT_MAX: Duration = Duration::from_secs(4);
@@ -151,4 +152,75 @@ async fn a_node_that_broke_off_in_a_question_starts_again_on_its_directory() {
     let answer = stage.report("d-1", HUB_1, epoch, HubObservation::NotFound).await.unwrap();
     assert_eq!((answer.finding(), hub_of(&answer)), (ReportFinding::Changed, HUB_2), "{answer:?}");
     stage.stop().await;
+}
+
+/// DPS, which has no record of one device, but says so only when it is let; and which throttles all others.
+struct Throttling {
+    asked: watch::Sender<Vec<String>>,
+    open: watch::Sender<bool>,
+}
+
+impl Authority for Throttling {
+    fn registration<'a>(
+        &'a self,
+        _: &'a Scope,
+        id: &'a RegistrationId,
+    ) -> BoxFuture<'a, Result<Option<RegistrationSeen>, Trouble>> {
+        Box::pin(async move {
+            self.asked.send_modify(|asked| asked.push(id.to_string()));
+            if id.as_str() == "d-1" {
+                self.open.subscribe().wait_for(|open| *open).await.unwrap();
+                return Ok(None);
+            }
+            let retry_after = Some(Duration::from_secs(300));
+            Err(Trouble::Throttled { problem: "too many".to_owned(), retry_after })
+        })
+    }
+
+    fn enrollment<'a>(
+        &'a self,
+        _: &'a Scope,
+        _: &'a RegistrationId,
+    ) -> BoxFuture<'a, Result<Option<RegistrationSeen>, Trouble>> {
+        Box::pin(async {
+            self.asked.send_modify(|asked| asked.push("an enrollment".to_owned()));
+            Ok(None)
+        })
+    }
+
+    fn identity<'a>(
+        &'a self,
+        _: &'a HubName,
+        _: &'a DeviceId,
+    ) -> BoxFuture<'a, Result<IdentitySeen, Trouble>> {
+        Box::pin(async { Err(Trouble::Nonsense("no hub is asked".to_owned())) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_has_begun_is_not_gone_on_with_while_dps_wants_to_be_left_alone() {
+    let (asked, open) = (watch::Sender::new(Vec::new()), watch::Sender::new(false));
+    let throttling = Arc::new(Throttling { asked, open });
+    let authority: Arc<dyn Authority> = Arc::<Throttling>::clone(&throttling);
+    let injected = Injected { authority: Some(authority), ..Injected::default() };
+    let mut bench = Bench::start_on(Settings::default(), injected).await;
+    bench.topology.apply(apply(topology())).await.unwrap();
+    let mut reports = Vec::new();
+    for device in ["d-1", "d-2"] {
+        let row = v1::DeviceAssignment { scope: SCOPES[0].to_owned(), ..assignment(device, HUB_1) };
+        let epoch = bench.try_assign(row).await.unwrap().epoch;
+        let (mut lookups, request) =
+            (bench.lookups.clone(), request(device, HUB_1, epoch, HubObservation::NotFound));
+        reports.push(tokio::spawn(async move { lookups.report(request).await.unwrap().into_inner() }));
+        let is_asked = |asked: &Vec<String>| asked.iter().any(|id| id == device);
+        throttling.asked.subscribe().wait_for(is_asked).await.unwrap();
+    }
+    // Throttled for the sake of the second one, which is told first.
+    let second = reports.pop().unwrap().await.unwrap();
+    assert_eq!((second.finding(), hub_of(&second)), (ReportFinding::NotVerified, HUB_1), "{second:?}");
+    throttling.open.send_replace(true);
+    let first = reports.pop().unwrap().await.unwrap();
+    assert_eq!(*throttling.asked.borrow(), ["d-1", "d-2"], "nothing more is asked");
+    assert_eq!((first.finding(), hub_of(&first)), (ReportFinding::NotVerified, HUB_1), "{first:?}");
+    bench.stop().await;
 }
