@@ -39,6 +39,8 @@ const DELETED: u32 = 200;
 const ASSIGNED: u32 = 201;
 /// How long a sweep may take.
 const SWEEP_MAX: Duration = Duration::from_secs(60);
+/// Time between two looks at a sweep.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Shortest time between two reports that had nobody to ask.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -218,7 +220,7 @@ async fn swept(azure: &Azure, cluster: &Client, screen: &mut Screen) -> Result<(
         if sweep.state() != v1::SweepState::Running || begin.elapsed() > SWEEP_MAX {
             break sweep;
         }
-        tokio::time::sleep(REPORT_EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     };
     let moved = u64::from(UNNOTICED.end - UNNOTICED.start);
     let mut found: Vec<_> = sweep.found.iter().map(|found| (found.class(), found.count)).collect();

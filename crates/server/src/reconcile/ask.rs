@@ -1,5 +1,7 @@
 //! The questions themselves: each within the budgets of its place, and none for a term that is over.
 
+use std::time::Duration;
+
 use berth_core::reconcile::{Case, IdentitySeen, RegistrationSeen, Verdict, Why, judge};
 use berth_core::{DeviceId, Hub, HubNo, RegistrationId, Scope, Timestamp};
 use futures_util::future::BoxFuture;
@@ -152,7 +154,7 @@ impl Inner {
             None => Found::superseded(),
             Some(Err(NoLeave::Closed(_, wait))) => {
                 self.metrics.called(operation, "over_budget");
-                Found::not_verified(format_args!("{name} asked to be left alone"), wait)
+                left_alone(name, wait)
             }
             Some(Err(NoLeave::Spent(place, wait))) => {
                 self.metrics.called(operation, "over_budget");
@@ -183,8 +185,7 @@ impl Inner {
         match closed {
             None => return Err(NoAnswer::NotAsked(Found::superseded())),
             Some(Some(wait)) => {
-                let found = Found::not_verified(format_args!("{name} asked to be left alone"), wait);
-                return Err(NoAnswer::NotAsked(found));
+                return Err(NoAnswer::NotAsked(left_alone(name, wait)));
             }
             Some(None) => {}
         }
@@ -204,4 +205,9 @@ impl Inner {
         }
         Err(NoAnswer::Trouble(Found::not_verified(&trouble, REMEMBER_TROUBLE)))
     }
+}
+
+/// What is found where a place has asked to be left alone for so long yet.
+fn left_alone(name: &str, wait: Duration) -> Found {
+    Found::not_verified(format_args!("{name} asked to be left alone"), wait)
 }

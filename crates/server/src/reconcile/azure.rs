@@ -138,9 +138,6 @@ impl Authority for AzureAuthority {
                 Err(error) if error.is_missing(Missing::Enrollment) => return Ok(None),
                 Err(error) => return Err(trouble(error)),
             };
-            if enrollment.registration_id != asked {
-                return Err(other_registration(&asked, enrollment.registration_id.as_str()));
-            }
             if enrollment.provisioning_status == Some(ProvisioningStatus::Disabled) {
                 return Ok(Some(RegistrationSeen::Disabled));
             }
@@ -159,10 +156,6 @@ impl Authority for AzureAuthority {
         Box::pin(async move {
             let asked = id::DeviceId::new(device.as_str()).map_err(|e| Trouble::Nonsense(e.to_string()))?;
             match self.hub(hub)?.identity(&asked).await {
-                Ok(identity) if identity.device_id != asked => Err(Trouble::Nonsense(format!(
-                    "hub `{hub}` was asked for device `{asked}` and told of `{}`",
-                    identity.device_id
-                ))),
                 Ok(identity) if identity.is_enabled() => Ok(IdentitySeen::Enabled),
                 Ok(_) => Ok(IdentitySeen::Disabled),
                 Err(error) if error.is_missing(Missing::Device) => Ok(IdentitySeen::Missing),
@@ -191,9 +184,6 @@ impl Authority for AzureAuthority {
                 }
                 Err(error) => return Err(trouble(error)),
             };
-            if enrollment.registration_id != asked {
-                return Err(other_registration(&asked, enrollment.registration_id.as_str()));
-            }
             if let Some(settled) = without_writing(&enrollment, &hub) {
                 return Ok(settled);
             }
@@ -338,14 +328,11 @@ fn registration_id(id: &RegistrationId) -> Result<id::RegistrationId, Trouble> {
     id::RegistrationId::new(id.as_str()).map_err(|error| Trouble::Nonsense(error.to_string()))
 }
 
-fn other_registration(asked: &id::RegistrationId, told: &str) -> Trouble {
-    Trouble::Nonsense(format!("DPS was asked for registration `{asked}` and told of `{told}`"))
-}
-
 /// A registration as the core knows it. Half an answer is none.
 fn seen(asked: &id::RegistrationId, state: &RegistrationState) -> Result<RegistrationSeen, Trouble> {
-    if let Some(told) = state.registration_id.as_ref().filter(|told| *told != asked) {
-        return Err(other_registration(asked, told.as_str()));
+    // The client has looked at this where one registration was asked for; the states of a listing are first seen here.
+    if state.registration_id.as_ref().is_some_and(|told| told != asked) {
+        return Err(Trouble::Nonsense(format!("the state of registration `{asked}` is that of another")));
     }
     let lacks = |what: &str| Trouble::Nonsense(format!("registration `{asked}` is assigned, without {what}"));
     let illegal = |error: berth_core::IdError| Trouble::Nonsense(error.to_string());
